@@ -1109,3 +1109,167 @@ def merge(sets: list[Annotations]) -> Annotations:
                        unit=sets[0].unit if len(units) == 1 else "second", in_seconds=seconds if len(units) > 1 else None,
                        files=[f for s in sets for f in s.files], start_sec=np.concatenate(start),
                        faults=[fault for s in sets for fault in s.faults])
+
+
+# ---------------------------------------------------------------- by name, for every script
+
+DATASETS = ("ucf101-24", "jhmdb-21", "ava", "hcstvg", "vidstg", "csv")
+PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}   # sentences and pairs of its training sets
+
+
+def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+    """--dataset and where its files are; `read_dataset(**vars(args))` takes them."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", choices=DATASETS, required=True)
+    group.add_argument("--data", help="its folder (default: data/ and its name); with csv: the folder of the videos, "
+                                      "where that is not the CSV's")
+    group.add_argument("--csv", help="your own annotations, for --dataset csv: video,keyframe,x1,y1,x2,y2,text[,person]")
+    group.add_argument("--vidor", default="data/vidor", help="VidOR's annotation and videos, for vidstg")
+    group.add_argument("--part", type=int, default=1, help="which of JHMDB-21's three divisions")
+    group.add_argument("--version", help="AVA's 2.1 or 2.2, HC-STVG's 1 or 2 (default: the newest there)")
+
+
+def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor="data/vidor", part: int = 1,
+                 version: str | None = None, **_) -> Annotations:
+    """A dataset by its name; split "train" or "test", which for AVA is val, as its test labels are not public."""
+    folder = data or f"data/{dataset}"
+    if dataset == "csv":
+        if not csv:
+            raise ValueError("--dataset csv needs --csv FILE, your annotations: video,keyframe,x1,y1,x2,y2,text[,person]")
+        return read_csv(csv, data)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; name the one with {dataset}'s files by --data")
+    if dataset == "ucf101-24":
+        return read_ucf101_24(folder, split)
+    if dataset == "jhmdb-21":
+        return read_jhmdb_21(folder, split, part)
+    if dataset == "ava":
+        return read_ava(folder, "val" if split == "test" else split, version)
+    if dataset == "hcstvg":
+        return read_hcstvg(folder, split, int(version) if version else None)
+    if dataset == "vidstg":
+        return read_vidstg(folder, vidor, split)
+    raise ValueError(f"dataset {dataset!r} is not one of {', '.join(DATASETS)}")
+
+
+def read_alignment(hcstvg=None, vidstg=None, vidor="data/vidor", csv=None, data=None, fraction: float = 1.0,
+                   seed: int = 0, exclude=None) -> Annotations:
+    """Stage 1's table: the training sets whose folders (or CSV) are given, as one, its rows shared like any set's.
+
+    fraction: share of the samples (Table 4); exclude: a file that lists videos to leave out.
+    """
+    sets = [read_hcstvg(hcstvg)] if hcstvg else []
+    sets += [read_vidstg(vidstg, vidor)] if vidstg else []
+    sets += [read_csv(csv, data)] if csv else []
+    if not sets:
+        raise ValueError("no alignment data: name a folder by --hcstvg or --vidstg, or a file by --csv")
+
+    def build():
+        table = merge(sets) if len(sets) > 1 else sets[0]
+        table = exclude_videos(table, read_list(exclude)) if exclude else table
+        return sample_fraction(table, fraction, seed) if fraction < 1 else table
+
+    sources = [one.cache for one in sets if one.cache] + [path for path in (csv, exclude) if path]
+    table = cached(hcstvg or vidstg or Path(csv).parent, "alignment", sources, [fraction, seed], build)
+    table.files = [file for one in sets for file in one.files]
+    return table
+
+
+# ---------------------------------------------------------------- python data.py check
+
+def samples_of(table: Annotations) -> int:
+    """How many (video, text) pairs a table has: a sentence of an alignment set and its part of a tube."""
+    rows = table.text >= 0
+    return len(np.unique(table.video[rows].astype(np.int64) * len(table.texts) + table.text[rows]))
+
+
+def print_report(table: Annotations, dataset: str) -> None:
+    labelled = table.text >= 0
+    counts = np.bincount(table.text[labelled], minlength=len(table.texts))
+    there = sum(bool(file) for file in table.files)
+    empty = int((~table.box.any(axis=1)).sum())
+    print(f"videos     {len(table.videos):>10,}   on disk {there:,}, missing {len(table.videos) - there:,}")
+    print(f"keyframes  {len(table.keyframe_starts()) - 1:>10,}   with nobody {empty:,}")
+    print(f"pairs      {labelled.sum():>10,}   of a box and a text")
+    print(f"texts      {len(table.texts):>10,}   without a pair {(counts == 0).sum():,}")
+    print(f"samples    {samples_of(table):>10,}   of a text in a video")
+    if dataset in PAPER_COUNTS:
+        print("the paper's training set has {:,} samples and {:,} pairs".format(*PAPER_COUNTS[dataset]))
+    if len(table.texts) <= 100:
+        for i, (text, count) in enumerate(zip(table.texts, counts)):
+            print(f"{table.ids[i] if table.ids else i + 1:>4}  {count:>9,}  {text}")
+
+
+def truth_scores_one(table: Annotations) -> float:
+    """Frame mAP of the ground truth given as predictions of score 1: exactly 1.0, or the table is wrong."""
+    from evaluate import Detections, frame_map                 # evaluate.py imports this file
+
+    rows = table.text >= 0
+    found = Detections(table.video[rows], table.keyframe[rows], table.box[rows], table.text[rows], np.ones(rows.sum()))
+    return frame_map(table, found)["mean_ap"]["all"]
+
+
+def video_fault(file: str) -> str:
+    """Why a video cannot be read, or ""."""
+    try:
+        read_clip(file, 0, frames=1)
+        return ""
+    except Exception as error:                                 # a broken file may raise anything; it becomes a line
+        return f"{file}: {type(error).__name__}: {error}".splitlines()[0]
+
+
+def contact_sheet(table: Annotations, path, count: int = 24, seed: int = 0) -> None:
+    """A PNG of random boxes of a table drawn on their keyframes, with their texts."""
+    import torch
+    from torchvision.io import write_png
+    from torchvision.transforms.v2.functional import resize
+    from torchvision.utils import draw_bounding_boxes, make_grid
+
+    there = np.array([bool(file) for file in table.files], bool)[table.video] & (table.text >= 0)
+    rows = np.flatnonzero(there)
+    tiles = []
+    for row in np.random.default_rng(seed).permutation(rows)[:count]:
+        video, keyframe = int(table.video[row]), table.keyframe[row]
+        cut = 0.0 if table.start_sec is None else float(table.start_sec[video])
+        if table.unit_of(video) == "second":
+            clip = clip_at_second(table.files[video], float(keyframe) - cut, frames=1)
+        else:
+            clip = read_clip(table.files[video], int(keyframe), frames=1)
+        picture = torch.from_numpy(np.ascontiguousarray(clip[0])).permute(2, 0, 1)              # (3, H, W)
+        scale = min(240 / picture.shape[1], 320 / picture.shape[2])
+        h, w = (round(side * scale) for side in picture.shape[1:])
+        box = torch.tensor(table.box[row] * np.array([w, h, w, h], np.float32))[None]
+        drawn = draw_bounding_boxes(resize(picture, [h, w]), box, [table.texts[table.text[row]][:50]], colors="yellow", width=2)
+        tiles.append(torch.nn.functional.pad(drawn, (0, 320 - w, 0, 240 - h)))
+    write_png(make_grid(tiles, nrow=6, padding=4), str(path))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Read a dataset and say what is in it, what is missing and what is broken.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("command", choices=["check"])
+    add_dataset_flags(parser)
+    parser.add_argument("--split", default="train", help="train, val or test")
+    parser.add_argument("--out", default="runs/check", help="folder for faults.txt and contact_sheet.png")
+    args = parser.parse_args()
+
+    table = read_dataset(**vars(args))
+    print_report(table, args.dataset)
+    if len(table.texts) <= 100 and (table.text >= 0).any():
+        score = truth_scores_one(table)
+        print(f"the ground truth as predictions scores {score:.6f}" + ("" if score == 1 else ", but should score 1: see the faults"))
+    missing = [f"{video}: no video" for video, file in zip(table.videos, table.files) if not file]
+    broken = [fault for fault in parallel(video_fault, [file for file in table.files if file], "videos") if fault]
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "faults.txt").write_text("".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken]), encoding="utf-8")
+    print(f"faults     {len(table.faults):,} in the annotation, {len(missing):,} videos missing, {len(broken):,} unreadable: "
+          f"{out / 'faults.txt'}")
+    if len(missing) < len(table.videos):
+        contact_sheet(table, out / "contact_sheet.png")
+        print(f"look at {out / 'contact_sheet.png'}: do the boxes hold the people, do the texts say what they do?")
+    return 0
+
+
+if __name__ == "__main__":
+    cli(main)
