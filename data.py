@@ -52,6 +52,41 @@ class Annotations:
     person: np.ndarray | None = None                     # (n,) int32, links the boxes of one person in a video, or -1
     ids: list[int] | None = None                         # official id of each text; default: its 1-based place
 
+    in_seconds: np.ndarray | None = None                 # (videos,) bool, only where `merge` mixed the two units
+    faults: list[str] = field(default_factory=list)      # what the official files got wrong, and what became of it
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def unit_of(self, video: int) -> str:
+        """What the keyframes of one video count: "frame" or "second"."""
+        if self.in_seconds is None:
+            return self.unit
+        return "second" if self.in_seconds[video] else "frame"
+
+    def select(self, rows: np.ndarray) -> "Annotations":
+        """The same videos and texts with only some rows: a mask (n,), or row numbers in ascending order."""
+        person = None if self.person is None else self.person[rows]
+        return replace(self, video=self.video[rows], keyframe=self.keyframe[rows], box=self.box[rows],
+                       text=self.text[rows], person=person)
+
+    def keyframe_starts(self) -> np.ndarray:
+        """First row of each (video, keyframe), and n at the end: (keyframes + 1,) int64."""
+        n = len(self)
+        new = np.ones(n + 1, bool)
+        new[1:n] = (np.diff(self.video) != 0) | (np.diff(self.keyframe) != 0)
+        return np.flatnonzero(new) if n else np.zeros(1, np.int64)
+
+
+def make_annotations(videos, texts, video, keyframe, box, text, person=None, **rest) -> Annotations:
+    """The table in its types and order from rows in any order; `rest` are its other fields."""
+    second = rest.get("unit", "frame") == "second"
+    table = Annotations(list(videos), list(texts), np.asarray(video, np.int32),
+                        np.asarray(keyframe, np.float32 if second else np.int32),
+                        np.asarray(box, np.float32).reshape(-1, 4), np.asarray(text, np.int32),
+                        person=None if person is None else np.asarray(person, np.int32), **rest)
+    return table.select(np.lexsort((table.keyframe, table.video)))
+
 
 # ---------------------------------------------------------------- opening videos
 
@@ -339,9 +374,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.short_side, self.patch, self.crop, self.scale = short_side, patch, crop, scale
         if crop and min(scale) < crop:
             raise ValueError(f"--scale {scale[0]} {scale[1]}: the short side must not be below the crop of {crop} pixels")
-        new = np.ones(len(annotations.video), bool)          # the rows of a keyframe stand together
-        new[1:] = (np.diff(annotations.video) != 0) | (np.diff(annotations.keyframe) != 0)
-        self.first_row = np.append(np.flatnonzero(new), len(new)).astype(np.int32)
+        self.first_row = annotations.keyframe_starts()
         self.texts, self.mirrored = list(annotations.texts), np.arange(len(annotations.texts), dtype=np.int32)
         place = {text: i for i, text in enumerate(self.texts)}
         for i, text in enumerate(annotations.texts):         # texts with "left" or "right" get a mirrored twin
@@ -356,8 +389,9 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def name(self, place: int) -> str:
         row = self.first_row[place]
-        keyframe, unit = self.table.keyframe[row], self.table.unit
-        return f"{self.table.videos[self.table.video[row]]} " + (f"frame {keyframe}" if unit == "frame" else f"{keyframe:g} s")
+        video, keyframe = self.table.video[row], self.table.keyframe[row]
+        time = f"frame {keyframe:g}" if self.table.unit_of(video) == "frame" else f"{keyframe:g} s"
+        return f"{self.table.videos[video]} {time}"
 
     def boxes_of(self, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Distinct boxes (N_b, 4) of a keyframe, and (P, 2) pairs of a box and a text that is true of it."""
@@ -377,7 +411,7 @@ class ClipDataset(torch.utils.data.Dataset):
             raise FileNotFoundError(f"{self.table.videos[video]}: no such video on disk")
         if path != self.reader_path:
             self.reader, self.reader_path = open_video(path, short_side, multiple), path
-        if self.table.unit == "frame":
+        if self.table.unit_of(video) == "frame":
             clip = self.reader.clip(int(keyframe), self.frames, self.stride)
         else:
             start = 0.0 if self.table.start_sec is None else float(self.table.start_sec[video])
@@ -475,40 +509,6 @@ class GlobalBatches(torch.utils.data.Sampler):
 def hash_seed(seed: int, place: int) -> int:
     """A well mixed 64-bit seed for one place of the whole run."""
     return int(np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0])
-    in_seconds: np.ndarray | None = None                 # (videos,) bool, only where `merge` mixed the two units
-    faults: list[str] = field(default_factory=list)      # what the official files got wrong, and what became of it
-
-    def __len__(self) -> int:
-        return len(self.video)
-
-    def unit_of(self, video: int) -> str:
-        """What the keyframes of one video count: "frame" or "second"."""
-        if self.in_seconds is None:
-            return self.unit
-        return "second" if self.in_seconds[video] else "frame"
-
-    def select(self, rows: np.ndarray) -> "Annotations":
-        """The same videos and texts with only some rows: a mask (n,), or row numbers in ascending order."""
-        person = None if self.person is None else self.person[rows]
-        return replace(self, video=self.video[rows], keyframe=self.keyframe[rows], box=self.box[rows],
-                       text=self.text[rows], person=person)
-
-    def keyframe_starts(self) -> np.ndarray:
-        """First row of each (video, keyframe), and n at the end: (keyframes + 1,) int64."""
-        n = len(self)
-        new = np.ones(n + 1, bool)
-        new[1:n] = (np.diff(self.video) != 0) | (np.diff(self.keyframe) != 0)
-        return np.flatnonzero(new) if n else np.zeros(1, np.int64)
-
-
-def make_annotations(videos, texts, video, keyframe, box, text, person=None, **rest) -> Annotations:
-    """The table in its types and order from rows in any order; `rest` are its other fields."""
-    second = rest.get("unit", "frame") == "second"
-    table = Annotations(list(videos), list(texts), np.asarray(video, np.int32),
-                        np.asarray(keyframe, np.float32 if second else np.int32),
-                        np.asarray(box, np.float32).reshape(-1, 4), np.asarray(text, np.int32),
-                        person=None if person is None else np.asarray(person, np.int32), **rest)
-    return table.select(np.lexsort((table.keyframe, table.video)))
 
 
 # ---------------------------------------------------------------- class names, in words and in official order
