@@ -28,7 +28,6 @@ import torch
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torchvision import tv_tensors
-from torchvision.io import write_png
 from torchvision.transforms import v2
 from torchvision.utils import draw_bounding_boxes, make_grid
 from tqdm import tqdm
@@ -72,7 +71,7 @@ class Annotations:
         return {k: v for k, v in vars(self).items() if not (self.cache and k in ROW_ARRAYS)}
 
     def __setstate__(self, state: dict) -> None:
-        mapped = load_table(state["cache"])[0] if state["cache"] else None
+        mapped = load_table(state["cache"])[0] if state.get("cache") else None
         vars(self).update({k: getattr(mapped, k) for k in ROW_ARRAYS} if mapped else {}, **state)
 
     def unit_of(self, video: int) -> str:
@@ -1127,6 +1126,7 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, 
     """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...]; a tube's number is its person."""
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
     for v, video in enumerate(videos):
+        empty = np.ones(n_frames[v], bool)
         for person, (label, frame, box) in enumerate(tubes[v]):
             box, good = clip_boxes(box / np.tile(np.asarray(size[v], np.float64), 2))
             inside = (frame >= 0) & (frame < n_frames[v])
@@ -1134,12 +1134,11 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, 
                 if bad.any():
                     faults.append(f"{path.name}: {video}: {bad.sum()} boxes of tube {person} {reason}, dropped")
             keep = good & inside
-            rows = np.full((3, keep.sum()), [[v], [label], [person]])
-            parts.append((box[keep], frame[keep], *rows))
+            parts.append((box[keep], frame[keep], *np.full((3, keep.sum()), [[v], [label], [person]])))
+            empty[frame[keep]] = False
         if every_frame:
-            seen = np.concatenate([np.zeros(0, np.int64), *[frame for _, frame, _ in tubes[v]]])
-            empty = np.setdiff1d(np.arange(n_frames[v]), seen)
-            parts.append((np.zeros((len(empty), 4)), empty, *np.full((3, len(empty)), [[v], [-1], [-1]])))
+            n = empty.sum()
+            parts.append((np.zeros((n, 4)), np.flatnonzero(empty), *np.full((3, n), [[v], [-1], [-1]])))
     box, frame, video, text, person = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(videos, classes, video, frame, box, text, person, faults=faults,
                             size=np.array(size, np.int32).reshape(-1, 2))
@@ -1182,7 +1181,8 @@ def read_ava(data, split: str = "train", version: str | None = None, all_classes
     table = cached(data, "ava", [p for p in (path, excluded, included) if p], [split, sorted(names.items())],
                    lambda: ava_table(path, excluded, included, names, not label_map, split == "val"))
     table.files = find_videos(table.videos, files, frames)
-    cut = [file and ("15min" in file or Path(file).parent.name in FRAME_FOLDERS) for file in table.files]
+    cut = [bool(file) and ("15min" in os.path.relpath(file, data) or Path(file).parent.name in FRAME_FOLDERS)
+           for file in table.files]
     table.start_sec = np.where(cut, 900, 0).astype(np.float32)
     return table
 
@@ -1639,7 +1639,8 @@ def truth_scores_one(table: Annotations) -> float:
 
     rows = table.text >= 0
     found = Detections(table.video[rows], table.keyframe[rows], table.box[rows], table.text[rows], np.ones(rows.sum()))
-    return frame_map(table, found)["mean_ap"]["all"]
+    protocol = "ava" if table.size is None else "act"          # two people in one and the same box: act allows it
+    return frame_map(table, found, protocol)["mean_ap"]["all"]
 
 
 def video_fault(job: tuple[str, float, str]) -> str:
@@ -1656,7 +1657,7 @@ def video_fault(job: tuple[str, float, str]) -> str:
         else:
             length = (reader.container.duration or math.inf) / av.time_base
         reader.close()
-        return f"{file}: {length:g} {unit} long, but annotated at {last:g}" if last >= length else ""
+        return f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}" if last >= length else ""
     except Exception as error:                                 # a broken file may raise anything; it becomes a line
         return f"{file}: {type(error).__name__}: {error}".splitlines()[0]
 
@@ -1679,7 +1680,8 @@ def contact_sheet(table: Annotations, path, count: int = 24, seed: int = 0) -> N
         if len(tiles) == count:
             break
     if tiles:
-        write_png(make_grid(torch.stack(tiles), nrow=4, padding=4), str(path))
+        sheet = make_grid(torch.stack(tiles), nrow=4, padding=4).permute(1, 2, 0)
+        Image.fromarray(sheet.numpy()).save(path)
 
 
 def main() -> int:
