@@ -51,7 +51,6 @@ class Annotations:
     size: np.ndarray | None = None                       # (videos, 2) int32 width, height of pixel-annotated sets
     person: np.ndarray | None = None                     # (n,) int32, links the boxes of one person in a video, or -1
     ids: list[int] | None = None                         # official id of each text; default: its 1-based place
-
     in_seconds: np.ndarray | None = None                 # (videos,) bool, only where `merge` mixed the two units
     faults: list[str] = field(default_factory=list)      # what the official files got wrong, and what became of it
 
