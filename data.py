@@ -4,14 +4,20 @@ A reader turns official files into `Annotations`; one `Dataset` serves them all.
 [0, 1] of the picture from here on; classes travel as names, and ids exist only in official files.
 """
 
+import argparse
 import csv
 import functools
 import gzip
+import hashlib
 import json
 import math
 import os
 import pickle
 import re
+import zlib
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +28,10 @@ import torch
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torchvision import tv_tensors
+from torchvision.io import write_png
 from torchvision.transforms import v2
+from torchvision.utils import draw_bounding_boxes, make_grid
+from tqdm import tqdm
 
 from ovstad import IMAGENET_MEAN, IMAGENET_STD
 
@@ -53,9 +62,18 @@ class Annotations:
     ids: list[int] | None = None                         # official id of each text; default: its 1-based place
     in_seconds: np.ndarray | None = None                 # (videos,) bool, only where `merge` mixed the two units
     faults: list[str] = field(default_factory=list)      # what the official files got wrong, and what became of it
+    cache: str = field(default="", init=False)           # the file that the arrays are mapped from; copies have none
 
     def __len__(self) -> int:
         return len(self.video)
+
+    def __getstate__(self) -> dict:
+        """A loader's worker receives the name of the mapped file, not the rows: all of them share its pages."""
+        return {k: v for k, v in vars(self).items() if not (self.cache and k in ROW_ARRAYS)}
+
+    def __setstate__(self, state: dict) -> None:
+        mapped = load_table(state["cache"])[0] if state["cache"] else None
+        vars(self).update({k: getattr(mapped, k) for k in ROW_ARRAYS} if mapped else {}, **state)
 
     def unit_of(self, video: int) -> str:
         """What the keyframes of one video count: "frame" or "second"."""
@@ -69,12 +87,22 @@ class Annotations:
         return replace(self, video=self.video[rows], keyframe=self.keyframe[rows], box=self.box[rows],
                        text=self.text[rows], person=person)
 
+    def on_disk(self) -> "Annotations":
+        """The rows whose video is there; FileNotFoundError if none is."""
+        there = np.array([bool(file) for file in self.files], bool)
+        if not there.any():
+            raise FileNotFoundError(f"none of the {len(self.videos)} videos is there ({self.videos[0]}, ...)")
+        return self if there.all() else self.select(there[self.video])
+
     def keyframe_starts(self) -> np.ndarray:
         """First row of each (video, keyframe), and n at the end: (keyframes + 1,) int64."""
         n = len(self)
         new = np.ones(n + 1, bool)
         new[1:n] = (np.diff(self.video) != 0) | (np.diff(self.keyframe) != 0)
         return np.flatnonzero(new) if n else np.zeros(1, np.int64)
+
+
+ROW_ARRAYS = ("video", "keyframe", "box", "text", "person")
 
 
 def make_annotations(videos, texts, video, keyframe, box, text, person=None, **rest) -> Annotations:
@@ -644,6 +672,13 @@ def places(names: list[str], known: list[str] | None = None) -> tuple[list[str],
     return list(place), at
 
 
+def listed(path, lines, bad: np.ndarray, reason: str) -> list[str]:
+    """Faults "file:line: reason" of the bad rows (n,) of an official file: the first 100, and how many more."""
+    rows = np.flatnonzero(bad)
+    more = [f"{Path(path).name}: {len(rows) - 100} rows more: {reason}"] if len(rows) > 100 else []
+    return [f"{Path(path).name}:{lines[i]}: {reason}" for i in rows[:100]] + more
+
+
 def duplicates(*columns: np.ndarray) -> np.ndarray:
     """Mask (n,) of rows that repeat an earlier one in all columns, each (n,)."""
     order = np.lexsort(columns)                               # stable: the first of equal rows stays first
@@ -878,3 +913,808 @@ def pair_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     area = [np.prod(x[:, 2:] - x[:, :2], axis=1) for x in (a, b)]
     inner = side[:, 0] * side[:, 1]
     return inner / np.maximum(area[0] + area[1] - inner, 1e-12)
+
+
+# ---------------------------------------------------------------- finding official files
+
+VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg"}
+FRAME_FOLDERS = {"rgb-images", "Frames", "frames", "rawframes"}              # one folder of pictures a video below
+SKIPPED_FOLDERS = {"brox-images", "FlowBrox04", "labels", ".ovstad_cache"}
+
+
+def walk(root) -> tuple[list[Path], list[Path]]:
+    """Every file below root, and every folder that holds frame folders (these are not entered: millions of files)."""
+    files, frames = [], []
+    for folder, below, names in os.walk(root, followlinks=True):
+        deep = len(Path(folder).relative_to(root).parts) >= 5
+        frames += [Path(folder, name) for name in sorted(below) if name in FRAME_FOLDERS]
+        below[:] = [] if deep else sorted(set(below) - FRAME_FOLDERS - SKIPPED_FOLDERS)
+        files += [Path(folder, name) for name in sorted(names)]
+    return files, frames
+
+
+def find_file(files: list[Path], patterns: list[str], root, source: str) -> Path:
+    """The first file that matches the earliest pattern (of `Path.match`); else what is missing and its source."""
+    for pattern in patterns:
+        for path in files:
+            if path.match(pattern):
+                return path
+    raise FileNotFoundError(f"{' or '.join(patterns)} is not under {root}; get it from {source}")
+
+
+def find_videos(keys: list[str], files: list[Path], frames: list[Path]) -> list[str]:
+    """For each video key its frame folder, or the video file of that name in whichever folder; "" if neither."""
+    stems = {path.stem: str(path) for path in reversed(files) if path.suffix.lower() in VIDEO_SUFFIXES}
+    found = []
+    for key in keys:
+        name = key.rsplit("/", 1)[-1]
+        name = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in VIDEO_SUFFIXES else name
+        folders = (folder / key for folder in frames)
+        found.append(next((str(folder) for folder in folders if folder.is_dir()), stems.get(name, "")))
+    return found
+
+
+# ---------------------------------------------------------------- the cache of parsed tables
+
+CACHE_MAGIC = b"OVSTAD1\n"
+
+
+def cached(data, name: str, sources: list, options: list, build) -> Annotations:
+    """build() once: later calls, and other processes, map its arrays from a file and share their memory.
+
+    The file is in `data`/.ovstad_cache (in the user's cache folder where that cannot be written). It
+    counts only while the sources' sizes and times, the options and this code are what they were; one
+    that is stale or damaged is built anew.
+    """
+    stats = [(str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in [*sources, __file__]]
+    key = hashlib.sha256(json.dumps([options, stats]).encode()).hexdigest()
+    label = hashlib.sha256(json.dumps([options, str(Path(data).resolve())]).encode()).hexdigest()[:12]
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovstad"
+    for folder in (Path(data) / ".ovstad_cache", user):
+        path = folder / f"{name}-{label}.table"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_suffix(".lock")):            # one process of a node parses, the others wait
+                try:
+                    table, found = load_table(path)
+                    if found == key:
+                        return table
+                except (OSError, ValueError):
+                    pass                                       # absent or damaged
+                table = build()
+                save_table(table, path, key)
+                return load_table(path)[0]
+        except PermissionError:
+            continue
+    return build()
+
+
+@contextmanager
+def locked(path):
+    """Hold a file's lock, where the system and the file system have locks."""
+    with open(path, "w") as file:
+        try:
+            import fcntl                                       # not on Windows
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass
+        yield
+
+
+def save_table(table: Annotations, path: Path, key: str) -> None:
+    """One flat file: magic, checksum of the rest, length of a JSON header, header, arrays at multiples of 64 bytes."""
+    arrays = {k: np.ascontiguousarray(v) for k, v in vars(table).items() if isinstance(v, np.ndarray)}
+    header = {k: v for k, v in vars(table).items() if k not in arrays and k not in ("files", "cache")}
+    specs, offset = [], 0
+    for k, array in arrays.items():
+        specs.append([k, array.dtype.str, array.shape, offset])
+        offset += -(-array.nbytes // 64) * 64
+    header = json.dumps({"key": key, "fields": header, "arrays": specs}).encode()
+    header += b" " * (-(len(CACHE_MAGIC) + 12 + len(header)) % 64)
+    body = [len(header).to_bytes(8, "little"), header]
+    for array in arrays.values():
+        body += [array.reshape(-1).view(np.uint8).data, bytes(-array.nbytes % 64)]
+    checksum = 0
+    for part in body:
+        checksum = zlib.crc32(part, checksum)
+    part_path = path.with_suffix(f".{os.getpid()}.part")
+    with open(part_path, "wb") as file:
+        file.write(CACHE_MAGIC + checksum.to_bytes(4, "little"))
+        file.writelines(body)
+    os.replace(part_path, path)
+
+
+def load_table(path) -> tuple[Annotations, str]:
+    """A saved table, its arrays mapped read-only from the file, and its key; ValueError if the file is damaged."""
+    raw = np.memmap(path, np.uint8, "r")                       # ValueError if empty
+    start = len(CACHE_MAGIC) + 4
+    if bytes(raw[:start]) != CACHE_MAGIC + zlib.crc32(raw[start:]).to_bytes(4, "little"):
+        raise ValueError(f"{path}: damaged")
+    end = start + 8 + int.from_bytes(bytes(raw[start:start + 8]), "little")
+    header = json.loads(bytes(raw[start + 8:end]))
+    arrays = {}
+    for k, dtype, shape, offset in header["arrays"]:
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        arrays[k] = raw[end + offset:end + offset + count].view(dtype).reshape(shape)
+    table = Annotations(**header["fields"], **arrays)
+    table.cache = str(path)
+    return table, header["key"]
+
+
+# ---------------------------------------------------------------- UCF101-24 and JHMDB-21
+
+MOC = "https://github.com/MCG-NJU/MOC-Detector (its dataset section)"
+GURKIRT = "https://github.com/gurkirt/corrected-UCF101-Annots"
+
+
+def read_ucf101_24(data, split: str = "train") -> Annotations:
+    """UCF101-24 from `UCF101v2-GT.pkl` (MOC's package), or from gurkirt's `pyannot.pkl` and `testlist01.txt`.
+
+    The test split lists every frame of its videos: detections where nobody is annotated count as false.
+    """
+    check_split(split, ("train", "test"))
+    files, frames = walk(data)
+    path = find_file(files, ["UCF101v2-GT.pkl", "pyannot.pkl"], data, f"{MOC} or {GURKIRT}")
+    if path.name == "pyannot.pkl":
+        listing = find_file(files, ["testlist01.txt"], data, GURKIRT)
+        table = cached(data, "ucf101-24", [path, listing], [split], lambda: gurkirt_table(path, listing, split))
+    else:
+        table = cached(data, "ucf101-24", [path], [split], lambda: act_table(path, UCF101_24, split, 1))
+    table.files = find_videos(table.videos, files, frames)
+    return table
+
+
+def read_jhmdb_21(data, split: str = "train", part: int = 1) -> Annotations:
+    """JHMDB-21 from `JHMDB-GT.pkl` (MOC's package); part: which of its three official divisions, from 1."""
+    check_split(split, ("train", "test"))
+    files, frames = walk(data)
+    path = find_file(files, ["JHMDB-GT.pkl"], data, MOC)
+    table = cached(data, "jhmdb-21", [path], [split, part], lambda: act_table(path, JHMDB_21, split, part))
+    table.files = find_videos(table.videos, files, frames)
+    return table
+
+
+def check_split(split: str, known: tuple[str, ...]) -> None:
+    if split not in known:
+        raise ValueError(f"split {split!r} is not one of {', '.join(known)}")
+
+
+def act_table(path, classes: list[str], split: str, part: int) -> Annotations:
+    """ACT's ground truth: frames count from 1, boxes are x1 y1 x2 y2 in pixels, sizes are (height, width)."""
+    found = load_pickle(path)
+    keys = ("labels", "train_videos", "test_videos", "nframes", "resolution", "gttubes")
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise ValueError(f"{path}: not ACT's ground truth: {', '.join(missing)} missing")
+    parts = found[f"{split}_videos"]
+    if not 1 <= part <= len(parts):
+        raise ValueError(f"{path}: part {part} of {len(parts)}")
+    place = {re.sub(r"\W", "", name): i for i, name in enumerate(classes)}     # BasketballDunk, brush_hair -> place
+    labels = [place.get(re.sub(r"[\W_]", "", str(label)).lower()) for label in found["labels"]]
+    if None in labels:
+        raise ValueError(f"{path}: unknown class {found['labels'][labels.index(None)]!r}; expected {classes}")
+    videos, tubes, faults = list(parts[part - 1]), [], []
+    for video in videos:
+        by_label = found["gttubes"].get(video, {})
+        tubes.append([(labels[int(label)], rows[:, 0].astype(int) - 1, rows[:, 1:5].astype(np.float64))
+                      for label in sorted(by_label) for rows in map(np.asarray, by_label[label])])
+        if not by_label:
+            faults.append(f"{path.name}: {video}: listed, but has no boxes")
+    size = [found["resolution"][video][::-1] for video in videos]
+    return tube_table(path, videos, classes, tubes, [int(found["nframes"][video]) for video in videos], size,
+                      split == "test", faults)
+
+
+def gurkirt_table(path, listing, split: str) -> Annotations:
+    """gurkirt's annotation: frames count from 0, boxes are x y w h in unsigned 8 or 16 bits."""
+    found = load_pickle(path)
+    with open(listing) as file:
+        test = [re.sub(r"\.avi.*", "", line.strip()) for line in file if line.strip()]
+    absent = [f"{listing.name}: {video} is not in {path.name}" for video in test if video not in found]
+    test = [video for video in test if video in found]
+    videos = test if split == "test" else sorted(map(str, set(found) - set(test)))
+    tubes = []
+    for video in videos:
+        tubes.append([])
+        for tube in found[video]["annotations"]:
+            xy, wh = np.split(np.asarray(tube["boxes"]).astype(np.float64), 2, axis=1)  # cast first: uint8 x + w wraps
+            tubes[-1].append((int(tube["label"]), int(tube["sf"]) + np.arange(len(xy)), np.hstack([xy, xy + wh])))
+    return tube_table(path, videos, UCF101_24, tubes, [int(found[video]["numf"]) for video in videos],
+                      [(320, 240)] * len(videos), split == "test", absent if split == "test" else [])
+
+
+def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, faults: list[str]) -> Annotations:
+    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...]; a tube's number is its person."""
+    parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
+    for v, video in enumerate(videos):
+        for person, (label, frame, box) in enumerate(tubes[v]):
+            box, good = clip_boxes(box / np.tile(np.asarray(size[v], np.float64), 2))
+            inside = (frame >= 0) & (frame < n_frames[v])
+            for bad, reason in ((~good, "outside the picture or empty"), (~inside, f"outside frames 1 to {n_frames[v]}")):
+                if bad.any():
+                    faults.append(f"{path.name}: {video}: {bad.sum()} boxes of tube {person} {reason}, dropped")
+            keep = good & inside
+            rows = np.full((3, keep.sum()), [[v], [label], [person]])
+            parts.append((box[keep], frame[keep], *rows))
+        if every_frame:
+            seen = np.concatenate([np.zeros(0, np.int64), *[frame for _, frame, _ in tubes[v]]])
+            empty = np.setdiff1d(np.arange(n_frames[v]), seen)
+            parts.append((np.zeros((len(empty), 4)), empty, *np.full((3, len(empty)), [[v], [-1], [-1]])))
+    box, frame, video, text, person = (np.concatenate(column) for column in zip(*parts))
+    return make_annotations(videos, classes, video, frame, box, text, person, faults=faults,
+                            size=np.array(size, np.int32).reshape(-1, 2))
+
+
+# ---------------------------------------------------------------- AVA
+
+AVA_SOURCE = "https://research.google.com/ava/download.html"
+
+
+def read_label_map(path) -> dict[int, str]:
+    """Class names by id: AVA's pbtxt of 60 or 80 classes, with or without line breaks, or `id: name` lines."""
+    text = Path(path).read_text(encoding="utf-8")
+    pairs = re.findall(r'name:\s*"([^"]*)"\s*(?:label_)?id:\s*(\d+)', text)
+    pairs = pairs or [(name, i) for i, name in re.findall(r"^\s*(\d+):\s*(\S.*?)\s*$", text, re.MULTILINE)]
+    if not pairs:
+        raise ValueError(f"{path}: no class in it; expected pbtxt items with name and id, or lines `id: name`")
+    repeated = [i for i in {i for _, i in pairs} if [j for _, j in pairs].count(i) > 1]
+    if repeated:
+        raise ValueError(f"{path}: id {repeated[0]} is there twice")
+    return {int(i): name for name, i in pairs}
+
+
+def read_ava(data, split: str = "train", version: str | None = None, all_classes: bool = False,
+             label_map=None) -> Annotations:
+    """AVA v2.1 or v2.2 (by default the newest there) from `ava_{split}_v{version}.csv`.
+
+    texts: the 60 evaluated classes, or all 80; `label_map` names those of another set in AVA's format.
+    The val split has every annotated second that is not excluded, with or without people: these lists
+    say where to evaluate, not where boxes happen to be. Keyframes are seconds of the whole movie;
+    15-minute cuts and frame folders start at second 900.
+    """
+    check_split(split, ("train", "val"))                       # the test labels were never published
+    files, frames = walk(data)
+    path = find_file(files, [f"ava_{split}_v{v}.csv" for v in ([version] if version else ["2.2", "2.1"])], data, AVA_SOURCE)
+    version = path.stem.rsplit("_v", 1)[1]
+    excluded = find_file(files, [f"ava_{split}_excluded_timestamps_v{version}.csv"], data, AVA_SOURCE)
+    included = next((file for file in files if file.name == f"ava_included_timestamps_v{version}.txt"), None)
+    names = read_label_map(label_map) if label_map else {i: AVA_80[i - 1] for i in (range(1, 81) if all_classes else AVA_IDS)}
+    table = cached(data, "ava", [p for p in (path, excluded, included) if p], [split, sorted(names.items())],
+                   lambda: ava_table(path, excluded, included, names, not label_map, split == "val"))
+    table.files = find_videos(table.videos, files, frames)
+    cut = [file and ("15min" in file or Path(file).parent.name in FRAME_FOLDERS) for file in table.files]
+    table.start_sec = np.where(cut, 900, 0).astype(np.float32)
+    return table
+
+
+def ava_table(path, excluded, included, names: dict[int, str], is_ava: bool, every_keyframe: bool) -> Annotations:
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"two ids of the label map share a name ({sorted(names.values())}); names must differ")
+    layout = "video,second,x1,y1,x2,y2,action_id[,person_id] or video,second"
+    lines, (movies,), numbers = csv_columns(path, (2, 7, 8), (0,), (1, 2, 3, 4, 5, 6, 7), layout)
+    out_lines, (out_movies,), out_seconds = csv_columns(excluded, (2,), (0,), (1,), "video,second")
+    for file, at, second in ((path, lines, numbers[:, 0]), (excluded, out_lines, out_seconds[:, 0])):
+        complain(file, at, ~np.isfinite(second), lambda i: f"no second; expected {layout}")
+    seconds = np.arange(902, 1799)
+    if included:
+        listed_seconds = csv_columns(included, (1,), (), (0,), "one second a line")[2]
+        seconds = np.unique(listed_seconds.astype(int))
+
+    videos, video = places(movies)
+    second, box, action, person = numbers[:, 0].astype(int), numbers[:, 1:5], numbers[:, 5], numbers[:, 6]
+    people = ~np.isnan(numbers[:, 1:6]).all(axis=1)            # else a row of two columns: nobody in this keyframe
+    keys = keyframe_keys(video, second)
+    out = keyframe_keys(places(out_movies, videos)[1], out_seconds[:, 0].astype(int))
+    box, good = clip_boxes(box)
+    known = np.array(sorted(names))
+    # a class that AVA has but does not evaluate is no fault
+    official = np.isin(action, np.arange(1, 81) if is_ava else known)
+    faults = []
+    for bad, reason in ((~good, "the box is outside the picture or empty, dropped"),
+                        (~official, "the action id is not in the label map, dropped"),
+                        (~np.isin(second, seconds), f"not one of the annotated seconds {seconds[0]}-{seconds[-1]}, dropped"),
+                        (duplicates(action, person, *box.T, keys), "the row is there twice, dropped")):
+        faults += listed(path, lines, people & bad, reason)
+        people &= ~bad
+    rows = np.flatnonzero(people & np.isin(action, known) & ~np.isin(keys, out))
+    video, second, box, person = video[rows], second[rows], box[rows], np.nan_to_num(person[rows], nan=-1)
+    text = np.searchsorted(known, action[rows])
+    if every_keyframe:
+        all_video, all_second = np.repeat(np.arange(len(videos)), len(seconds)), np.tile(seconds, len(videos))
+        all_keys = keyframe_keys(all_video, all_second)
+        empty = ~np.isin(all_keys, np.concatenate([out, keys[rows]]))
+        n = int(empty.sum())
+        video, second = np.append(video, all_video[empty]), np.append(second, all_second[empty])
+        box, text, person = np.append(box, np.zeros((n, 4)), axis=0), np.append(text, [-1] * n), np.append(person, [-1] * n)
+    return make_annotations(videos, [names[i] for i in known], video, second, box, text,
+                            person if (person >= 0).any() else None, unit="second", ids=known.tolist(), faults=faults)
+
+
+# ---------------------------------------------------------------- HC-STVG: sentences of one action each
+
+# what people do in the descriptions of film scenes, in base form
+ACTIONS = set(
+    "answer appear approach ask attack begin bend bite blow bow breathe bring brush call carry catch chase check chew "
+    "clap clean climb close come continue cook crawl crouch cross cry cut dance dial disappear drag draw drink drive "
+    "drop eat embrace enter escape examine exit fall fasten feed fight fill find finish fold follow get give glance "
+    "go grab greet hang has hide hit hold hug hurry inspect jump keep kick kiss kneel knock laugh lean leave lick lie "
+    "lift listen lock look lower make meet move nod open pace pass pat pay pick play point pour press pull punch push "
+    "put raise reach read receive release remove rest return ride rise roll rub run rush salute say scratch scream "
+    "search shake shoot shout show shut sigh sing sit slap sleep slide smell smile smoke snap spin spread squat "
+    "stagger stand stare start step stop stretch stroke stroll stumble swallow swing take talk tell think throw tie "
+    "toss touch try turn type undress unlock use wait wake walk wash watch wave whisper wipe write yell".split())
+BE = {"is", "are"}
+PLACED = set("a an the his her its their of in on at with to by from for into onto and or this that these those two "
+             "three some many both no".split())                # after these, "drinks" and "watches" are nouns
+OBJECTS = set("a an the his her him it its them their himself herself something someone another".split())
+NOUNS = {"clothes", "glasses", "gloves", "jeans", "pants", "shoes", "shorts", "sunglasses", "this", "trousers", "us"}
+THEN = {"then", "finally", "next", "afterwards", "later"}
+MALE = {"man", "boy", "guy", "gentleman", "father", "husband", "son", "grandfather", "he"}
+FEMALE = {"woman", "girl", "lady", "mother", "wife", "daughter", "grandmother", "she"}
+PEOPLE = MALE | FEMALE | {"person", "child", "kid", "baby", "adult", "soldier", "policeman", "doctor", "nurse"}
+JOINT = re.compile(r"\s*[,;]\s*(?:(?:and|but)\s+)?|\s+(?:and|but|then)\s+", re.IGNORECASE)
+
+
+def split_sentences(description: str) -> list[str]:
+    """Short sentences of one action each, in order, each with its subject.
+
+    "The man in black walks to the door, opens it and then leaves." gives "The man in black walks to
+    the door", "The man in black opens it" and "The man in black leaves". A comma, "and" or "then"
+    ends a sentence only if what follows is another action of the same person: a verb, the pronoun, or
+    the person named again. What somebody else does stays with the action beside it. Not in the paper,
+    which does not say how it splits; a list of verbs decides, so that the result is the same everywhere.
+    """
+    sentences, subject = [], ""
+    for part in re.split(r"(?<!\bMr)(?<!\bMrs)(?<!\bDr)[.!?]+(?:\s+|$)", " ".join(description.split())):
+        words = drop_then(part.strip(" ,;.").split())
+        if not words:
+            continue
+        if subject and words[0].lower() in ("he", "she") and agrees(words[0], subject):
+            words[:1] = subject.split()
+        verb = main_verb(words)
+        if verb is None:                                       # no action that we know: as it is
+            sentences.append(" ".join(words))
+            continue
+        subject = " ".join(words[:verb])
+        sentences += actions(" ".join(words), subject, words[verb].lower())
+    return sentences
+
+
+def actions(sentence: str, subject: str, verb: str) -> list[str]:
+    """One sentence, whose subject and main verb are known, cut where the subject does something else."""
+    pieces, start, head = [], 0, ""
+    for joint in JOINT.finditer(sentence, len(subject)):
+        rest = drop_then(sentence[joint.end():].split())
+        opening = next_action(rest, subject, verb, comma="," in joint[0] or ";" in joint[0])
+        if opening is None or main_verb((head + sentence[start:joint.start()]).split()) is None:
+            continue
+        pieces.append(head + sentence[start:joint.start()])
+        head, skipped = opening
+        start = len(sentence) - len(" ".join(rest[skipped:]))
+    return [piece.strip(" ,;") for piece in [*pieces, head + sentence[start:]]]
+
+
+def next_action(words: list[str], subject: str, verb: str, comma: bool) -> tuple[str, int] | None:
+    """If words begin another action of the subject: what to write before them, and how many to leave out."""
+    first = next((i for i, word in enumerate(words) if not word.endswith("ly")), None)      # "slowly walks"
+    if first is None:
+        return None
+    word = words[first].lower().strip(",;")
+    if word in ("he", "she"):
+        return (f"{subject} ", first + 1) if agrees(word, subject) and len(words) > first + 1 else None
+    if is_verb(words, first, third=verb.endswith("s") or verb in BE) and not (verb == "are" and word in ACTIONS):
+        return f"{subject} ", 0
+    if verb in BE and not comma and base_of_ing(word) in ACTIONS:                            # "is sitting and talking"
+        return f"{subject} {verb} ", 0
+    own = main_verb(words[:12])
+    named = [w.lower() for w in words[:own]] if own else []
+    noun = next((w for w in re.findall(r"\w+", subject.lower()) if w in PEOPLE), None)
+    return ("", 0) if named and (named == subject.lower().split() or named == ["the", noun]) else None
+
+
+def main_verb(words: list[str]) -> int | None:
+    """Place of the first verb that is not in a relative clause: in the third person, else in its base form."""
+    for third in (True, False):
+        relative = False
+        for i, word in enumerate(words):
+            relative |= word.lower() in ("who", "which", "that")
+            if i and is_verb(words, i, third) and words[i - 1].lower() not in PLACED:
+                if not relative:
+                    return i
+                relative = False                               # "the man who sits" has its own verb still to come
+    return None
+
+
+def is_verb(words: list[str], i: int, third: bool) -> bool:
+    word = words[i].lower().strip(",;")
+    if not third:
+        return word in ACTIONS
+    if word in BE or word in ("has", "does", "goes"):
+        return True
+    if not word.endswith("s") or word.endswith(("ss", "'s")) or word in NOUNS:
+        return False
+    stems = {word[:-1], word[:-2] if word.endswith("es") else "", word[:-3] + "y" if word.endswith("ies") else ""}
+    return bool(stems & ACTIONS) or (i + 1 < len(words) and words[i + 1].lower().strip(",;") in OBJECTS)
+
+
+def base_of_ing(word: str) -> str:
+    """talking -> talk, sitting -> sit, moving -> move, lying -> lie; "" if it is no such form."""
+    if not word.endswith("ing"):
+        return ""
+    stem = word[:-3]
+    forms = [stem, stem[:-1] if stem[-1:] == stem[-2:-1] else "", stem + "e", stem[:-1] + "ie" if stem.endswith("y") else ""]
+    return next((form for form in forms if form in ACTIONS), "")
+
+
+def agrees(pronoun: str, subject: str) -> bool:
+    """Whether he or she can be the subject, by the first word for a person in it."""
+    other = FEMALE if pronoun.lower() == "he" else MALE
+    return next((word for word in re.findall(r"\w+", subject.lower()) if word in PEOPLE), "") not in other
+
+
+def drop_then(words: list[str]) -> list[str]:
+    while words and words[0].lower().strip(",") in THEN:
+        words = words[1:]
+    return words
+
+
+def read_hcstvg(data, split: str = "train", version: int | None = None) -> Annotations:
+    """HC-STVG v1 or v2 (by default v2 if it is there), original or cleaned: each short sentence and its part of the tube.
+
+    A description of k sentences cuts its tube into k parts of equal length, in order; the paper says no
+    more than that they are matched in order. Frame indices count from 0, the official `st_frame` from 1.
+    """
+    check_split(split, ("train", "val", "test"))
+    files, frames = walk(data)
+    files = [file for file in files if not file.name.endswith(("_proc.json", "_annotations.json"))]
+    patterns = {2: [f"*v2*/{split}*.json", f"{split}*v2*.json"], 1: [f"*v1*/{split}*.json", f"{split}.json"]}
+    path = find_file(files, patterns[version] if version else patterns[2] + patterns[1], data,
+                     "https://github.com/tzhhhh123/HC-STVG")
+    table = cached(data, "hcstvg", [path], [split], lambda: hcstvg_table(path))
+    table.files = find_videos(table.videos, files, [])
+    return table
+
+
+def hcstvg_table(path) -> Annotations:
+    entries, sentences, faults = load_json(path), {}, []
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path}: a {type(entries).__name__}; HC-STVG's file is one object, clip name -> entry")
+    parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)]
+    for v, (clip, entry) in enumerate(entries.items()):
+        try:
+            size = (entry["width"], entry["height"]) if "width" in entry else entry["img_size"][::-1]
+            text = entry["caption"] if "caption" in entry else entry["English"]
+            xywh, first = np.array(entry["bbox"], np.float64).reshape(-1, 4), int(entry["st_frame"]) - 1
+            scale = np.tile(np.array(size, np.float64), 2)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{path}: clip {clip}: expected bbox, st_frame, width and height (or img_size), caption "
+                             f"(or English); {type(error).__name__}: {error}") from None
+        box, good = clip_boxes(np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]) / scale)
+        good &= first + np.arange(len(box)) >= 0
+        short = split_sentences(text)[:len(box)]               # never more sentences than frames
+        if not good.all() or not short:
+            faults.append(f"{path.name}: {clip}: {(~good).sum()} of {len(box)} boxes outside the picture or empty, "
+                          f"dropped; {len(short)} sentences")
+        if not short:
+            continue
+        ids = np.array([sentences.setdefault(sentence, len(sentences)) for sentence in short])
+        text = ids[np.arange(len(box)) * len(short) // len(box)]              # equal shares
+        rows = np.flatnonzero(good)
+        parts.append((box[rows], first + rows, np.full(len(rows), v), text[rows]))
+    box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
+    return make_annotations(entries, sentences, video, frame, box, text, faults=faults)
+
+
+# ---------------------------------------------------------------- VidSTG, whose boxes are VidOR's
+
+VIDOR_PEOPLE = {"adult", "child", "baby"}
+VIDOR_SPATIAL = {"above", "towards", "behind", "away", "beneath", "next_to", "in_front_of", "inside"}
+
+
+def read_vidstg(data, vidor, split: str = "train") -> Annotations:
+    """VidSTG's declarative captions of what people do, on the boxes of the person in VidOR's annotation.
+
+    data: the folder with `{split}_annotations.json`; vidor: the folder with VidOR's JSON files and videos.
+    """
+    check_split(split, ("train", "val", "test"))
+    source = "https://github.com/Guaranteer/VidSTG-Dataset"
+    path = find_file(walk(data)[0], [f"{split}_annotations.json"], data, source)
+    files, frames = walk(vidor)
+    jsons = {file.stem: file for file in files if file.suffix == ".json" and file.stem.isdigit()}
+    if not jsons:
+        raise FileNotFoundError(f"no VidOR annotation (<group>/<video>.json) is under {vidor}; get it from "
+                                "https://xdshang.github.io/docs/vidor.html")
+    table = cached(data, "vidstg", [path, *jsons.values()], [split], lambda: vidstg_table(path, jsons))
+    table.files = find_videos(table.videos, files, [])
+    return table
+
+
+def vidstg_samples(entries: list, path="") -> list[tuple[str, str, int, int, int]]:
+    """The paper's choice: (sentence, video, tid, begin, end) where a person is the target and the relation an action."""
+    samples = []
+    for i, entry in enumerate(entries):
+        try:
+            kind = {thing["tid"]: thing["category"] for thing in entry["subject/objects"]}
+            span = entry["temporal_gt"]["begin_fid"], entry["temporal_gt"]["end_fid"]
+            if entry["used_relation"]["predicate"] not in VIDOR_SPATIAL:
+                samples += [(" ".join(caption["description"].split()), entry["vid"], caption["target_id"], *span)
+                            for caption in entry["captions"] if kind[caption["target_id"]] in VIDOR_PEOPLE]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: entry {i}: {type(error).__name__}: {error}; expected VidSTG's "
+                             "subject/objects, temporal_gt, used_relation, captions") from None
+    return samples
+
+
+def vidstg_table(path, jsons: dict[str, Path]) -> Annotations:
+    entries, sentences, by_video = load_json(path), {}, defaultdict(list)
+    for sentence, video, *span in vidstg_samples(entries, path):
+        by_video[video].append((sentences.setdefault(sentence, len(sentences)), *span))
+    videos, faults = list(by_video), []
+    there = [video for video in videos if video in jsons]
+    faults += [f"{path.name}: video {video}: no VidOR annotation" for video in videos if video not in jsons]
+    jobs = [(jsons[video], by_video[video]) for video in there]
+    place = {video: v for v, video in enumerate(videos)}
+    parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)]
+    for video, (box, frame, text, wrong) in zip(there, parallel(vidor_rows, jobs, "VidOR")):
+        parts.append((box, frame, np.full(len(box), place[video]), text))
+        faults += wrong
+    box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
+    return make_annotations(videos, sentences, video, frame, box, text, faults=faults)
+
+
+def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Boxes (n, 4), frame indices (n,), texts (n,) and faults of one VidOR file; job: its path and (text, tid, begin, end)s."""
+    path, samples = job
+    boxes, frames, texts, faults = [], [], [], []
+    try:
+        found = load_json(path)
+        size = np.array([found["width"], found["height"]] * 2, np.float64)
+        tracks = defaultdict(dict)                             # tid -> frame_idx -> pixel box
+        for frame, items in enumerate(found["trajectories"]):
+            for item in items:
+                tracks[item["tid"]][frame] = [item["bbox"][k] for k in ("xmin", "ymin", "xmax", "ymax")]
+    except (KeyError, TypeError, ValueError) as error:
+        return np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 2, [f"{path.name}: left out: {type(error).__name__} {error}"]
+    for text, tid, begin, end in samples:
+        track = tracks[tid]
+        at = [frame for frame in range(begin, end) if frame in track]
+        box, good = clip_boxes(np.array([track[frame] for frame in at], np.float64).reshape(-1, 4) / size)
+        if good.sum() < end - begin:
+            faults.append(f"{path.name}: object {tid}, frames {begin} to {end - 1}: {end - begin - len(at)} without a "
+                          f"box, {(~good).sum()} boxes outside the picture or empty, left out")
+        boxes.append(box[good])
+        frames.append(np.array(at, np.int64)[good])
+        texts.append(np.full(good.sum(), text))
+    return np.concatenate(boxes), np.concatenate(frames), np.concatenate(texts), faults
+
+
+def parallel(function, jobs: list, label: str, workers: int = 8) -> list:
+    """function(job) of every job, in order, in a few processes, with a progress bar."""
+    workers = min(workers, os.cpu_count() or 1, len(jobs) // 8)
+    if workers < 2:
+        return [function(job) for job in tqdm(jobs, label, disable=len(jobs) < 8)]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(tqdm(pool.map(function, jobs, chunksize=4), label, total=len(jobs)))
+
+
+# ---------------------------------------------------------------- any mix of them
+
+def read_list(path) -> set[str]:
+    """The first column of a file of one video a line, such as AVA's ground truth or its lists."""
+    with open(path, encoding="utf-8-sig") as file:
+        return {line.split(",")[0].strip() for line in file} - {""}
+
+
+def exclude_videos(annotations: Annotations, ids: set[str]) -> Annotations:
+    """Without the videos of `ids`: by key, by key without suffix, or by source (HC-STVG's "55_vfjywN5CN0Y.mp4": the latter part)."""
+    def names(key: str) -> set[str]:
+        stem = re.sub(r"\.(\w{3,4})$", "", key.rsplit("/", 1)[-1])
+        return {key, stem, stem.split("_", 1)[-1]}
+
+    out = np.array([bool(names(key) & ids) for key in annotations.videos], bool)
+    return annotations.select(~out[annotations.video])
+
+
+def sample_fraction(annotations: Annotations, fraction: float, seed: int = 0) -> Annotations:
+    """A random share of the samples, a sample being all boxes of one sentence in one video (Table 4)."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction {fraction} is not in (0, 1]")
+    sample = annotations.video.astype(np.int64) * (len(annotations.texts) + 1) + annotations.text
+    samples, of_row = np.unique(sample, return_inverse=True)
+    chosen = np.zeros(len(samples), bool)
+    order = np.random.default_rng(seed).permutation(len(samples))
+    chosen[order[:round(fraction * len(samples))]] = True
+    return annotations.select(chosen[of_row])
+
+
+def merge(sets: list[Annotations]) -> Annotations:
+    """Alignment sets as one table: texts that are equal become one, videos are listed set by set."""
+    texts, parts = {}, []
+    for i, one in enumerate(sets):
+        ids = np.array([texts.setdefault(text, len(texts)) for text in one.texts] + [-1], np.int32)
+        parts.append((one.video + np.int32(sum(len(s.videos) for s in sets[:i])), one.keyframe, one.box, ids[one.text]))
+    video, keyframe, box, text = (np.concatenate(column) for column in zip(*parts))
+    units = {one.unit for one in sets}
+    seconds = np.concatenate([np.full(len(one.videos), one.unit == "second") for one in sets])
+    start = [np.zeros(len(s.videos), np.float32) if s.start_sec is None else s.start_sec for s in sets]
+    # whole frame numbers up to 16 million stay exact in float32 seconds
+    return Annotations([v for s in sets for v in s.videos], list(texts), video, keyframe, box, text,
+                       unit=sets[0].unit if len(units) == 1 else "second", in_seconds=seconds if len(units) > 1 else None,
+                       files=[f for s in sets for f in s.files], start_sec=np.concatenate(start),
+                       faults=[fault for s in sets for fault in s.faults])
+
+
+# ---------------------------------------------------------------- by name, for every script
+
+DATASETS = ("ucf101-24", "jhmdb-21", "ava", "hcstvg", "vidstg", "csv")
+PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}   # sentences and pairs of its training sets
+
+
+def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+    """--dataset and where its files are; `read_dataset(**vars(args))` takes them."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", choices=DATASETS, required=True)
+    group.add_argument("--data", help="its folder (default: data/ and its name); with csv: the folder of the videos, "
+                                      "where that is not the CSV's")
+    group.add_argument("--csv", help="your own annotations, for --dataset csv: video,keyframe,x1,y1,x2,y2,text[,person]")
+    group.add_argument("--vidor", default="data/vidor", help="VidOR's annotation and videos, for vidstg")
+    group.add_argument("--part", type=int, default=1, help="which of JHMDB-21's three divisions")
+    group.add_argument("--version", help="AVA's 2.1 or 2.2, HC-STVG's 1 or 2 (default: the newest there)")
+
+
+def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor="data/vidor", part: int = 1,
+                 version: str | None = None, **_) -> Annotations:
+    """A dataset by its name; split "train" or "test", which for AVA is val, as its test labels are not public."""
+    folder = data or f"data/{dataset}"
+    if dataset == "csv":
+        if not csv:
+            raise ValueError("--dataset csv needs --csv FILE, your annotations: video,keyframe,x1,y1,x2,y2,text[,person]")
+        return read_csv(csv, data)
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; name the one with {dataset}'s files by --data")
+    if dataset == "ucf101-24":
+        return read_ucf101_24(folder, split)
+    if dataset == "jhmdb-21":
+        return read_jhmdb_21(folder, split, part)
+    if dataset == "ava":
+        return read_ava(folder, "val" if split == "test" else split, version)
+    if dataset == "hcstvg":
+        return read_hcstvg(folder, split, int(version) if version else None)
+    if dataset == "vidstg":
+        return read_vidstg(folder, vidor, split)
+    raise ValueError(f"dataset {dataset!r} is not one of {', '.join(DATASETS)}")
+
+
+def read_alignment(hcstvg=None, vidstg=None, vidor="data/vidor", csv=None, data=None, fraction: float = 1.0,
+                   seed: int = 0, exclude=None) -> Annotations:
+    """Stage 1's table: the training sets whose folders (or CSV) are given, as one, its rows shared like any set's.
+
+    fraction: share of the samples (Table 4); exclude: a file that lists videos to leave out.
+    """
+    sets = [read_hcstvg(hcstvg)] if hcstvg else []
+    sets += [read_vidstg(vidstg, vidor)] if vidstg else []
+    sets += [read_csv(csv, data)] if csv else []
+    if not sets:
+        raise ValueError("no alignment data: name a folder by --hcstvg or --vidstg, or a file by --csv")
+
+    def build():
+        table = merge(sets) if len(sets) > 1 else sets[0]
+        table = exclude_videos(table, read_list(exclude)) if exclude else table
+        return sample_fraction(table, fraction, seed) if fraction < 1 else table
+
+    sources = [one.cache for one in sets if one.cache] + [path for path in (csv, exclude) if path]
+    table = cached(hcstvg or vidstg or Path(csv).parent, "alignment", sources, [fraction, seed], build)
+    table.files = [file for one in sets for file in one.files]
+    return table
+
+
+# ---------------------------------------------------------------- python data.py check
+
+def samples_of(table: Annotations) -> int:
+    """How many (video, text) pairs a table has: a sentence of an alignment set and its part of a tube."""
+    rows = table.text >= 0
+    return len(np.unique(table.video[rows].astype(np.int64) * len(table.texts) + table.text[rows]))
+
+
+def print_report(table: Annotations, dataset: str) -> None:
+    labelled = table.text >= 0
+    counts = np.bincount(table.text[labelled], minlength=len(table.texts))
+    there = sum(bool(file) for file in table.files)
+    empty = int((~table.box.any(axis=1)).sum())
+    print(f"videos     {len(table.videos):>10,}   on disk {there:,}, missing {len(table.videos) - there:,}")
+    print(f"keyframes  {len(table.keyframe_starts()) - 1:>10,}   with nobody {empty:,}")
+    print(f"pairs      {labelled.sum():>10,}   of a box and a text")
+    print(f"texts      {len(table.texts):>10,}   without a pair {(counts == 0).sum():,}")
+    print(f"samples    {samples_of(table):>10,}   of a text in a video")
+    if dataset in PAPER_COUNTS:
+        print("the paper's training set has {:,} samples and {:,} pairs".format(*PAPER_COUNTS[dataset]))
+    if len(table.texts) <= 100:
+        for i, (text, count) in enumerate(zip(table.texts, counts)):
+            print(f"{table.ids[i] if table.ids else i + 1:>4}  {count:>9,}  {text}")
+
+
+def truth_scores_one(table: Annotations) -> float:
+    """Frame mAP of the ground truth given as predictions of score 1: exactly 1.0, or the table is wrong."""
+    from evaluate import Detections, frame_map                 # evaluate.py imports this file
+
+    rows = table.text >= 0
+    found = Detections(table.video[rows], table.keyframe[rows], table.box[rows], table.text[rows], np.ones(rows.sum()))
+    return frame_map(table, found)["mean_ap"]["all"]
+
+
+def video_fault(job: tuple[str, float, str]) -> str:
+    """Why a video cannot be read as far as its last keyframe, or ""; job: its file, that keyframe, and its unit."""
+    file, last, unit = job
+    try:
+        reader = open_video(file)
+        reader.clip(0, frames=1)
+        if unit == "frame":
+            index = (reader.files,) if os.path.isdir(file) else packet_index(file)
+            length, unit = (len(index[0]) if index else math.inf), "frames"
+        elif os.path.isdir(file):
+            length = len(reader.files) / reader.fps
+        else:
+            length = (reader.container.duration or math.inf) / av.time_base
+        reader.close()
+        return f"{file}: {length:g} {unit} long, but annotated at {last:g}" if last >= length else ""
+    except Exception as error:                                 # a broken file may raise anything; it becomes a line
+        return f"{file}: {type(error).__name__}: {error}".splitlines()[0]
+
+
+def contact_sheet(table: Annotations, path, count: int = 24, seed: int = 0) -> None:
+    """A PNG of random keyframes of a table with their boxes and texts drawn on them."""
+    clips = ClipDataset(table, frames=1, stride=1, short_side=240, patch=1)
+    tiles = []
+    for place in np.random.default_rng(seed).permutation(len(clips)):
+        item = clips[int(place)] if len(clips.boxes_of(place)[1]) else {"bad": "nobody in it"}
+        if "bad" in item:
+            continue
+        picture, labels = item["video"][0], item["labels"].tolist()             # (3, H, W)
+        scale = min(240 / picture.shape[1], 320 / picture.shape[2])
+        h, w = (round(side * scale) for side in picture.shape[1:])
+        boxes = item["boxes"] * torch.tensor([w, h, w, h])
+        texts = ["; ".join(table.texts[text] for box, text in labels if box == i)[:52] for i in range(len(boxes))]
+        drawn = draw_bounding_boxes(v2.functional.resize(picture, [h, w]), boxes, texts, colors="yellow", width=2)
+        tiles.append(v2.functional.pad(drawn, [0, 0, 320 - w, 240 - h]))
+        if len(tiles) == count:
+            break
+    if tiles:
+        write_png(make_grid(torch.stack(tiles), nrow=4, padding=4), str(path))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Read a dataset and say what is in it, what is missing and what is broken.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("command", choices=["check"])
+    add_dataset_flags(parser)
+    parser.add_argument("--split", default="train", help="train, val or test")
+    parser.add_argument("--out", default="runs/check", help="folder for faults.txt and contact_sheet.png")
+    args = parser.parse_args()
+
+    table = read_dataset(**vars(args))
+    print_report(table, args.dataset)
+    if len(table.texts) <= 100 and (table.text >= 0).any():
+        score = truth_scores_one(table)
+        print(f"the ground truth as predictions scores {score:.6f}" + ("" if score == 1 else ", but should score 1: see the faults"))
+    missing = [f"{video}: no video" for video, file in zip(table.videos, table.files) if not file]
+    first = table.keyframe_starts()[:-1]
+    last = np.zeros(len(table.videos))
+    np.maximum.at(last, table.video[first], table.keyframe[first])
+    last -= 0 if table.start_sec is None else table.start_sec
+    jobs = [(file, last[v], table.unit_of(v)) for v, file in enumerate(table.files) if file]
+    broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "faults.txt").write_text("".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken]), encoding="utf-8")
+    print(f"faults     {len(table.faults):,} in the annotation, {len(missing):,} videos missing, {len(broken):,} broken "
+          f"or too short: {out / 'faults.txt'}")
+    if len(missing) < len(table.videos):
+        contact_sheet(table, out / "contact_sheet.png")
+        print(f"look at {out / 'contact_sheet.png'}: do the boxes hold the people, do the texts say what they do?")
+    return 0
+
+
+if __name__ == "__main__":
+    from engine import cli                                     # engine.py imports this file
+
+    cli(main)
