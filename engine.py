@@ -1,15 +1,367 @@
-"""What every script needs and none should repeat: processes, checkpoints, the meter, the command line.
+"""What every script needs and none should repeat: processes, checkpoints, the loader, the meter, the command line.
 
 Each training loop stays in its own script; here is only what stands around it.
 """
 
+import argparse
+import json
+import math
+import os
 import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+import ovstad
+from data import ClipDataset, GlobalBatches, collate, normalise
+from ovstad import focal_loss
+
+
+# ---------------------------------------------------------------- the command line
 
 def cli(main) -> None:
     """Run a script's main(); a user's mistake becomes one line on stderr and exit status 2."""
     try:
-        sys.exit(main())
+        status = main()
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    sys.exit(status)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """--help shows the file's docstring as it is written, and every default."""
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that mean the same in every script that runs the model."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
+    group.add_argument("--amp", action="store_true", help="compute in bfloat16 where it is safe; weights stay float32")
+    group.add_argument("--workers", type=int, default=4, help="loader processes for each training process")
+    group.add_argument("--seed", type=int, default=0, help="of data order, augmentation and initialisation")
+
+
+def add_training_flags(parser: argparse.ArgumentParser, batch_size: int, iterations: int, lr: float) -> None:
+    """The recipe of Section 4.1; both training scripts have it, each with its own numbers."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--weights", default="ViT-B/16",
+                       help="ViT-B/16 or ViT-L/14 (ViCLIP's official weights, from the Hub), any Hub id, an official "
+                            ".pth or .safetensors, a checkpoint of ours, or 'random' with --arch")
+    group.add_argument("--arch", choices=list(ovstad.ARCHS), help="only with --weights random")
+    group.add_argument("--beta", type=float, default=ovstad.BETA, help="fusion ratio, Eq. 2: 1 is region only, 0 global only")
+    group.add_argument("--gamma", type=float, default=2.0, help="focal exponent, Eq. 4 and 6")
+    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
+
+    group = parser.add_argument_group("clips")
+    group.add_argument("--frames", type=int, help="T; by default what the model was pretrained with (8)")
+    group.add_argument("--crop", type=int, help="training crop in pixels; by default the pretraining size (224)")
+    group.add_argument("--scale", type=int, nargs=2, metavar=("MIN", "MAX"),
+                       help="range of the random short side; by default 8/7 to 10/7 of the crop (256 320)")
+    group.add_argument("--short-side", type=int, help="of frames at test; remembered by the checkpoint, by default 8/7 "
+                                                      "of the crop (256)")
+
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--batch-size", type=int, default=batch_size, help="clips a step, over all processes")
+    group.add_argument("--accumulate", type=int, default=1, help="split each process's share of a batch into this many parts")
+    group.add_argument("--iterations", type=int, default=iterations)
+    group.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for models as small as the toy")
+    group.add_argument("--lr", type=float, default=lr, help="base learning rate")
+    group.add_argument("--warmup", type=int, default=1000, help="steps of linear warm-up, before a cosine to 0 (not in the paper)")
+    group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
+    group.add_argument("--weight-decay", type=float, default=1e-7)
+
+    add_run_flags(parser)
+    group = parser.add_argument_group("files")
+    group.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if there is one; same result as uninterrupted")
+    group.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
+    group.add_argument("--log-every", type=int, default=20, help="steps between lines of OUT/log.jsonl")
+
+
+# ---------------------------------------------------------------- processes
+
+@dataclass
+class Process:
+    """This process among its siblings; `metadata` is the group that exchanges small Python objects on the CPU."""
+
+    rank: int
+    world: int
+    device: torch.device
+    metadata: object = None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value) -> list:
+        """Every process's value, in rank order."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        dist.all_gather_object(values, value, group=self.metadata)
+        return values
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+def start_process(device: str | None = None) -> Process:
+    """Join the processes that torchrun started, or be the only one. nccl on GPUs, gloo on CPUs."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if device is None:
+        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"--device {device}: no such device; give cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {device}: no CUDA GPU is visible here; leave the flag out to run on the CPU")
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if "RANK" not in os.environ:
+        return Process(0, 1, device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Process(dist.get_rank(), dist.get_world_size(), device, dist.new_group(backend="gloo"))
+
+
+# ---------------------------------------------------------------- model and checkpoint
+
+def model_for(args: argparse.Namespace) -> tuple[ovstad.ViCLIP, dict]:
+    """The model that --weights names, and the checkpoint's record ({} for anything that is no checkpoint of ours).
+
+    Fills in the flags whose default depends on the model: frames, crop, scale, short side.
+    """
+    if args.weights == "random":
+        torch.manual_seed(args.seed)
+        model, record = ovstad.build_model(args.arch or "ViT-B/16"), {}
+    else:
+        model, record = ovstad.load_model(args.weights)
+    arch = ovstad.ARCHS[model.arch]
+    args.frames = args.frames or arch.frames
+    args.crop = args.crop or arch.grid * arch.patch
+    args.scale = args.scale or [round(args.crop * 8 / 7), round(args.crop * 10 / 7)]
+    args.short_side = args.short_side or round(args.crop * 8 / 7)
+    if args.crop % arch.patch:
+        raise ValueError(f"--crop {args.crop}: must be a multiple of the patch of {model.arch}, {arch.patch}")
+    model.set_gradient_checkpointing(args.gradient_checkpointing)
+    return model, record
+
+
+def make_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
+    """SGD as Section 4.1 has it, or AdamW, over the parameters that are trained."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(parameters, args.lr, momentum=args.momentum, weight_decay=args.weight_decay, fused=True)
+    return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay, fused=True)
+
+
+def learning_rate(step: int, base: float, warmup: int, iterations: int) -> float:
+    """Linear warm-up to `base`, then a cosine to 0 (not in the paper, which gives no schedule)."""
+    if step < warmup:
+        return base * (step + 1) / warmup
+    return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(iterations - warmup, 1)))
+
+
+def save_checkpoint(path: Path, checkpoint: dict) -> None:
+    """Write a checkpoint so that, killed at any moment, the old file or the new one stands there whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(checkpoint, temporary)
+    os.replace(temporary, path)
+
+
+def plain(args: argparse.Namespace) -> dict:
+    """The arguments as plain values that torch.load(weights_only=True) accepts."""
+    return json.loads(json.dumps(vars(args), default=str))
+
+
+# these flags may differ between the parts of an interrupted run: they do not change its result
+FREE_TO_CHANGE = {"device", "workers", "resume", "save_every", "log_every", "out", "accumulate", "gradient_checkpointing"}
+
+
+def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The step to go on from: 0, or where OUT/last.pt stands, which is then loaded."""
+    path = Path(args.out) / "last.pt"
+    if not path.exists():
+        return 0
+    if not args.resume:
+        raise ValueError(f"{path}: a run is already there; go on with --resume, or choose another --out")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    now = plain(args)
+    for name, value in checkpoint["args"].items():
+        if name not in FREE_TO_CHANGE and now.get(name) != value:
+            raise ValueError(f"{path}: was started with --{name.replace('_', '-')} {value}, not {now.get(name)}; "
+                             "give the same flags to resume, or choose another --out")
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return checkpoint["step"]
+
+
+# ---------------------------------------------------------------- the training loop's surroundings
+
+def wrap(model: torch.nn.Module, process: Process) -> torch.nn.Module:
+    """The model on its device; with several processes, gradients are averaged over them."""
+    model = model.to(process.device).train()
+    if process.world == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def training_loader(dataset: ClipDataset, args: argparse.Namespace, process: Process, start: int):
+    """Batches of this process, from step `start` on."""
+    sampler = GlobalBatches(len(dataset), args.batch_size, args.iterations, args.seed, start, process.rank, process.world)
+    return torch.utils.data.DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=collate, num_workers=args.workers,
+        pin_memory=process.device.type == "cuda", prefetch_factor=4 if args.workers else None)
+
+
+def parts(batch: dict, count: int) -> list[dict]:
+    """A batch cut into `count` parts of about equal numbers of clips, for gradient accumulation."""
+    if count == 1:
+        return [batch]
+    cuts = [round(i * len(batch["boxes"]) / count) for i in range(count + 1)]
+    first_box = [sum(len(b) for b in batch["boxes"][:cut]) for cut in cuts]
+    result = []
+    for i in range(count):
+        clips = slice(cuts[i], cuts[i + 1])
+        inside = (batch["labels"][:, 0] >= first_box[i]) & (batch["labels"][:, 0] < first_box[i + 1])
+        if cuts[i] < cuts[i + 1]:
+            result.append({"video": batch["video"][clips], "boxes": batch["boxes"][clips], "jitter": batch["jitter"][clips],
+                           "labels": batch["labels"][inside] - torch.tensor([first_box[i], 0])})
+    return result
+
+
+class BadClips:
+    """Counts the clips that could not be read, names each once, and stops a run that has too many."""
+
+    HOPELESS, PATIENCE = 0.25, 64        # our judgement: more than a quarter of the clips, once 64 were tried
+
+    def __init__(self):
+        self.tried, self.bad, self.named = 0, 0, set()
+
+    def count(self, clips: int, reasons: list[str]) -> None:
+        self.tried, self.bad = self.tried + clips, self.bad + len(reasons)
+        for reason in reasons:
+            if reason not in self.named:
+                tqdm.write(f"skipped {reason}", file=sys.stderr)
+                self.named.add(reason)
+        if self.tried >= self.PATIENCE and self.bad > self.HOPELESS * self.tried:
+            raise ValueError(f"{self.bad} of {self.tried} clips could not be read, the last one being {reasons[-1] if reasons else ''}; "
+                             "check the paths with: python data.py check")
+
+
+class Meter:
+    """Losses, rates and waiting time of a run: a progress bar, and a JSON line every `log_every` steps.
+
+    A loss is read one step late, when it has long been computed, so that the GPU never waits for the host.
+    """
+
+    def __init__(self, args: argparse.Namespace, process: Process, start: int):
+        self.process, self.every, self.log = process, args.log_every, Path(args.out) / "log.jsonl"
+        self.bar = tqdm(total=args.iterations, initial=start, disable=not process.is_main, dynamic_ncols=True)
+        self.pending, self.losses, self.waited, self.clips, self.since = None, [], 0.0, 0, time.perf_counter()
+        if process.is_main:                                  # steps after the checkpoint will be logged again
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            lines = self.log.read_text().splitlines() if self.log.exists() and start else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
+            self.log.write_text("".join(line + "\n" for line in kept))
+
+    def batches(self, loader):
+        """The loader's batches, with the time spent waiting for each counted."""
+        iterator = iter(loader)
+        while True:
+            before = time.perf_counter()
+            batch = next(iterator, None)
+            self.waited += time.perf_counter() - before
+            if batch is None:
+                return
+            yield batch[0]
+
+    def update(self, step: int, loss: Tensor, clips: int, names: list[str], **values) -> None:
+        """Count a step: loss is this process's share of the global loss, a tensor that may still be computing."""
+        self.settle()
+        local = loss.detach().float()
+        both = torch.stack([self.process.sum(local.clone()), local])
+        if both.is_cuda:
+            host = torch.empty(2, pin_memory=True)
+            host.copy_(both, non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        else:
+            host, ready = both, None
+        self.pending = (step, host, ready, names, values)
+        self.clips += clips
+        self.bar.update()
+
+    def settle(self) -> None:
+        """Read the loss that is pending; stop everywhere if it is not finite."""
+        if self.pending is None:
+            return
+        step, host, ready, names, values = self.pending
+        self.pending = None
+        if ready is not None:
+            ready.synchronize()
+        loss, local = host.tolist()
+        if not math.isfinite(loss):
+            clips = sum(self.process.gather([] if math.isfinite(local) else names), [])
+            raise ValueError(f"the loss is {loss} at step {step}, on these clips: {', '.join(clips)}; the last checkpoint is sound. "
+                             "Try a lower --lr or a longer --warmup")
+        self.losses.append(loss)
+        if step % self.every == 0:
+            self.write(step, values)
+
+    def write(self, step: int, values: dict) -> None:
+        elapsed = time.perf_counter() - self.since
+        line = {"step": step, "loss": sum(self.losses) / len(self.losses),
+                **{name: float(value) for name, value in values.items()},
+                "clips_per_s": self.clips / elapsed, "data_wait": self.waited / elapsed}
+        self.losses, self.waited, self.clips, self.since = [], 0.0, 0, time.perf_counter()
+        if self.process.is_main:
+            with open(self.log, "a") as file:
+                file.write(json.dumps(line) + "\n")
+            self.bar.set_postfix({"loss": f"{line['loss']:.4f}", "lr": f"{line['lr']:.1e}", "tau": f"{line['tau']:.4f}",
+                                  "clips/s": f"{line['clips_per_s']:.1f}", "wait": f"{line['data_wait']:.0%}"})
+
+    def close(self) -> None:
+        self.settle()
+        self.bar.close()
+
+
+# ---------------------------------------------------------------- one step, forward and backward
+
+def forward_backward(model: torch.nn.Module, batch: dict, text: Tensor, columns: dict[int, int], boxes: int,
+                     args: argparse.Namespace, process: Process) -> Tensor:
+    """Gradients of the focal loss of the global batch; returns this process's share of that loss.
+
+    text: embeddings (C, D) or tokens (C, L); columns: text id -> its place among the C; boxes: N over all processes.
+    """
+    total = torch.zeros((), device=process.device)
+    pieces = parts(batch, args.accumulate)
+    for i, piece in enumerate(pieces):
+        synchronise = i + 1 == len(pieces) or process.world == 1
+        with nullcontext() if synchronise else model.no_sync():
+            targets = torch.zeros(sum(len(b) for b in piece["boxes"]), len(text))
+            for box, label in piece["labels"].tolist():
+                targets[box, columns[label]] = 1
+            video = normalise(piece["video"].to(process.device, non_blocking=True), piece["jitter"])
+            with torch.autocast(process.device.type, torch.bfloat16, enabled=args.amp):
+                logits = model(video, piece["boxes"], text, args.beta)                    # (N, C)
+            loss = focal_loss(logits, targets.to(process.device, non_blocking=True), args.gamma, boxes=max(boxes, 1))
+            (loss * process.world).backward()                # DDP takes the mean over processes; the loss is a sum
+            total += loss.detach()
+    return total

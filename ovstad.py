@@ -1,0 +1,424 @@
+"""The model: ViCLIP's video and text encoders, features of video regions, and how both are compared.
+
+    video (B, T, 3, H, W) --ViT--> f_global (B, D) and f_map (B, T, h, w, M)      Section 3.1
+    f_map, human boxes --RoIAlign--> f_region (N, D)                              Section 3.2
+    fuse(f_region, f_global of the clip the box is in)                            Eq. (2)
+    prompts "a person {action}" --text transformer--> f_text (C, D)               Section 3.2
+    cosine(f_fused, f_text) / tau --> logits (N, C); their sigmoid is the score   Eq. (3) and (5)
+
+The encoders are ViCLIP's, tensor for tensor, so that its published weights load with no renaming:
+
+    model = build_model("ViT-B/16", weights="OpenGVLab/ViCLIP-B-16-hf")
+    f_global, f_map = model.encode_video(video)
+    f_region = model.region_features(f_map, [boxes])
+    scores = model.logits(fuse(f_region, f_global, beta=0.3), model.encode_text(["a person waving"])).sigmoid()
+
+Shapes, here and in every file: B clips, T frames, N boxes in the batch (N_b in clip b), C prompts, L text
+tokens, D shared embedding, M encoder width, nh heads, h w patch grid, H W pixels. Boxes are xyxy in [0, 1].
+"""
+
+import functools
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import roi_align
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PROMPT = "a person {}"                           # Section 3.2
+BETA = 0.3                                       # Table 2: 30 % region, 70 % global
+TAU_RANGE = (0.001, 0.5)                         # not in the paper: ViCLIP's own bounds of its temperature
+HUB = {"ViT-B/16": "OpenGVLab/ViCLIP-B-16-hf", "ViT-L/14": "OpenGVLab/ViCLIP-L-14-hf"}
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One size of ViCLIP. `grid` and `frames` are what its positional embeddings were trained for."""
+
+    patch: int
+    grid: int                # patches a side: 224 / patch
+    frames: int
+    width: int               # M of the video encoder
+    layers: int
+    heads: int
+    embed: int               # D
+    text_width: int
+    text_layers: int
+    text_heads: int
+    vocab: int = 49408
+    context: int = 32        # L
+
+
+ARCHS = {
+    "ViT-B/16": Arch(16, 14, 8, 768, 12, 12, 512, 512, 12, 8),
+    "ViT-L/14": Arch(14, 16, 8, 1024, 24, 16, 768, 768, 12, 12),
+    "toy": Arch(8, 6, 4, 96, 3, 3, 64, 64, 2, 2),              # 48 x 48 pixels, 4 frames: trains on a laptop
+}
+
+
+# ---------------------------------------------------------------- the paper's equations
+
+def fuse(f_region: Tensor, f_global: Tensor, beta: float) -> Tensor:
+    """Region features with their clip's context. Both (N, D): f_global has one row a box, the clip it is in."""
+    return beta * f_region + (1 - beta) * f_global                                        # Eq. (2)
+
+
+def info_nce(f_video: Tensor, f_text: Tensor, tau: Tensor | float, positives: Tensor | None = None) -> Tensor:
+    """ViCLIP's pretraining loss over B video-text pairs, both (B, D); the i-th text belongs to the i-th video.
+
+    positives (B, B) bool marks further true pairs, such as equal captions in a batch; the target is
+    then spread evenly over a row's positives. The symmetric loss is the mean of both directions.
+    """
+    sim = F.normalize(f_video.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T / tau     # (B, B)
+    target = torch.eye(len(sim), device=sim.device) if positives is None else positives.float()
+    video_to_text = F.cross_entropy(sim, target / target.sum(1, keepdim=True))            # Eq. (1)
+    text_to_video = F.cross_entropy(sim.T, target.T / target.T.sum(1, keepdim=True))      # Eq. (1), the other way
+    return (video_to_text + text_to_video) / 2
+
+
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0, boxes: Tensor | float | None = None) -> Tensor:
+    """Focal loss of N boxes against C texts, summed over both and divided by the number of boxes.
+
+    logits, targets (N, C), targets 1 where the text is true of the box. `boxes` replaces N as the
+    divisor, for a batch spread over processes. No boxes: 0, still attached to the graph. It is computed from
+    logits: with tau = 0.01 a float32 sigmoid is exactly 1 beyond a cosine of 0.17, and its logarithm is lost.
+    """
+    logits, targets = logits.float(), targets.float()
+    positive = torch.sigmoid(-logits) ** gamma * -F.logsigmoid(logits)       # -(1 - S)^gamma log S
+    negative = torch.sigmoid(logits) ** gamma * -F.logsigmoid(-logits)       # -S^gamma log(1 - S)
+    loss = (targets * positive + (1 - targets) * negative).sum()
+    return loss / (max(len(logits), 1) if boxes is None else boxes)                       # Eq. (4) and (6)
+
+
+def pool_regions(feature_map: Tensor, boxes: list[Tensor], size: int = 7) -> Tensor:
+    """One feature per box: RoIAlign on the patch grid, then the mean over its bins.
+
+    feature_map (B, M, h, w); boxes has one (N_b, 4) tensor per clip, xyxy in [0, 1], N_b may be 0. -> (N, M)
+    """
+    h, w = feature_map.shape[-2:]
+    boxes_cat = torch.cat(boxes).float()
+    cells = boxes_cat * boxes_cat.new_tensor([w, h, w, h])                                # [0, 1] -> grid cells, only here
+    rois = torch.cat([clip_of_box(boxes)[:, None].to(cells), cells], dim=1)               # (N, 5): clip, box
+    # not in the paper: 7 x 7 bins, aligned. CPUs have RoIAlign in float32 only.
+    bins = roi_align(feature_map.float(), rois.to(feature_map.device, non_blocking=True), size, aligned=True)
+    return bins.mean(dim=(2, 3))                                                          # (N, M, 7, 7) -> (N, M)
+
+
+def clip_of_box(boxes: list[Tensor]) -> Tensor:
+    """Which clip each of the N boxes is in: (N,) int64."""
+    return torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes]))
+
+
+# ---------------------------------------------------------------- words to tokens
+
+@functools.lru_cache
+def _tokenizer():
+    from open_clip.tokenizer import SimpleTokenizer          # imported late: it brings half of open_clip along
+    return SimpleTokenizer()
+
+
+def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
+    """CLIP's byte-pair tokens (C, L) int64: start, text, end, zeros. A long text is cut and keeps its end token."""
+    if isinstance(prompts, str):
+        raise ValueError(f"tokenize takes a list of texts, got the one text {prompts!r}; put it in a list")
+    tokenizer = _tokenizer()
+    tokens = torch.zeros(len(prompts), context_length, dtype=torch.long)
+    for row, prompt in zip(tokens, prompts):
+        ids = [tokenizer.sot_token_id, *tokenizer.encode(prompt)[:context_length - 2], tokenizer.eot_token_id]
+        row[:len(ids)] = torch.tensor(ids)
+    return tokens
+
+
+# ---------------------------------------------------------------- transformer
+
+class QuickGELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with nn.MultiheadAttention's parameter names."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        B, L, M = x.shape
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                # (B, L, 3M)
+        q, k, v = qkv.view(B, L, 3, self.heads, M // self.heads).permute(2, 0, 3, 1, 4)   # each (B, nh, L, M/nh)
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.out_proj(x.transpose(1, 2).reshape(B, L, M))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential()
+        self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
+        self.mlp.add_module("gelu", QuickGELU())
+        self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        x = x + self.attn(self.ln_1(x), causal)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, heads: int):
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.gradient_checkpointing = False
+        for block in self.resblocks:                         # CLIP's initialisation
+            nn.init.normal_(block.attn.in_proj_weight, std=width ** -0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=width ** -0.5 * (2 * layers) ** -0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            nn.init.normal_(block.mlp.c_proj.weight, std=width ** -0.5 * (2 * layers) ** -0.5)
+            for linear in (block.attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        for block in self.resblocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, causal, use_reentrant=False)
+            else:
+                x = block(x, causal)
+        return x
+
+
+# ---------------------------------------------------------------- the two encoders
+
+class VideoEncoder(nn.Module):
+    """ViCLIP's video transformer: attention among all patches of all frames, and one class token."""
+
+    def __init__(self, arch: Arch):
+        super().__init__()
+        M, scale = arch.width, arch.width ** -0.5
+        self.conv1 = nn.Conv3d(3, M, (1, arch.patch, arch.patch), (1, arch.patch, arch.patch), bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(M))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(1 + arch.grid ** 2, M))
+        self.temporal_positional_embedding = nn.Parameter(torch.zeros(1, arch.frames, M))
+        self.ln_pre = nn.LayerNorm(M)
+        self.transformer = Transformer(M, arch.layers, arch.heads)
+        self.ln_post = nn.LayerNorm(M)
+        self.proj = nn.Parameter(scale * torch.randn(M, arch.embed))
+
+    def positions(self, T: int, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Embeddings of the patches (h * w, M), bicubic, and of the frames (T, M), linear, for any clip size."""
+        space, time = self.positional_embedding[1:], self.temporal_positional_embedding
+        grid = math.isqrt(len(space))
+        if (h, w) != (grid, grid):
+            square = space.view(1, grid, grid, -1).permute(0, 3, 1, 2).float()              # (1, M, grid, grid)
+            space = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
+            space = space.flatten(2)[0].T.to(self.positional_embedding.dtype)
+        if T != time.shape[1]:
+            time = F.interpolate(time.transpose(1, 2).float(), T, mode="linear", align_corners=False)
+            time = time.transpose(1, 2).to(self.positional_embedding.dtype)
+        return space, time[0]
+
+    def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """video (B, T, 3, H, W) -> class token (B, M) and patch tokens (B, T, h, w, M), both after ln_post."""
+        B, T, _, H, W = video.shape
+        patch = self.conv1.kernel_size[1]
+        if H % patch or W % patch:
+            raise ValueError(f"frames of {H} x {W} pixels do not divide into patches of {patch}; "
+                             f"resize to {max(H // patch, 1) * patch} x {max(W // patch, 1) * patch}")
+        h, w = H // patch, W // patch
+        # the stride-p convolution of disjoint patches, as the one matrix product that it is
+        x = video.reshape(B, T, 3, h, patch, w, patch).permute(0, 3, 5, 1, 2, 4, 6)         # (B, h, w, T, 3, p, p)
+        x = F.linear(x.reshape(B, h * w, T, 3 * patch ** 2), self.conv1.weight.flatten(1))  # (B, h*w, T, M)
+        space, time = self.positions(T, h, w)
+        x = (x + space[:, None] + time).flatten(1, 2)                       # (B, h*w*T, M): patch by patch, frames inside
+        class_token = self.class_embedding + self.positional_embedding[0]   # it has a place, but no time
+        x = torch.cat([class_token.to(x.dtype).expand(B, 1, -1), x], dim=1)  # (B, 1 + h*w*T, M)
+        x = self.ln_post(self.transformer(self.ln_pre(x)))
+        return x[:, 0], x[:, 1:].view(B, h, w, T, -1).permute(0, 3, 1, 2, 4)
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text transformer: causal, pooled at the end-of-text token."""
+
+    def __init__(self, arch: Arch):
+        super().__init__()
+        M = arch.text_width
+        self.token_embedding = nn.Embedding(arch.vocab, M)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(arch.context, M))
+        self.transformer = Transformer(M, arch.text_layers, arch.text_heads)
+        self.ln_final = nn.LayerNorm(M)
+        self.text_projection = nn.Parameter(M ** -0.5 * torch.randn(M, arch.embed))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (C, L) int -> (C, D)."""
+        end = tokens.argmax(dim=-1)                          # the end token has the largest id
+        x = self.token_embedding(tokens) + self.positional_embedding[:tokens.shape[1]]
+        x = self.transformer(x, causal=True)                 # (C, L, M)
+        x = self.ln_final(x[torch.arange(len(x), device=x.device), end])
+        return x @ self.text_projection
+
+
+class ViCLIP(nn.Module):
+    """Both encoders, the temperature tau (`temp`), and the features of video regions."""
+
+    def __init__(self, arch: str = "ViT-B/16"):
+        super().__init__()
+        if arch not in ARCHS:
+            raise ValueError(f"there is no architecture {arch!r}; choose one of {', '.join(ARCHS)}")
+        self.arch, self.patch, self.frames = arch, ARCHS[arch].patch, ARCHS[arch].frames
+        self.temp = nn.Parameter(torch.tensor(0.01))         # tau
+        self.vision_encoder = VideoEncoder(ARCHS[arch])
+        self.text_encoder = TextEncoder(ARCHS[arch])
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Recompute the video encoder's blocks during backward: less memory, about a third more time."""
+        self.vision_encoder.transformer.gradient_checkpointing = on
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep the learnable tau within ViCLIP's bounds; call it after each optimiser step."""
+        self.temp.clamp_(*TAU_RANGE)
+
+    def encode_video(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Global features and the map of a batch of clips; deterministic, every token used.
+
+        video (B, T, 3, H, W), float, normalised with ImageNet's mean and std, H and W multiples of the patch
+        -> f_global (B, D), f_map (B, T, h, w, M): patch tokens after ln_post, not yet projected to D.
+        """
+        class_token, f_map = self.vision_encoder(video)
+        return class_token @ self.vision_encoder.proj, f_map
+
+    def region_features(self, f_map: Tensor, boxes: list[Tensor]) -> Tensor:
+        """Features (N, D) of boxes (B tensors (N_b, 4), xyxy in [0, 1]) in the space of f_global; N may be 0.
+
+        The mean over time, RoIAlign, the mean over its bins and `proj` are all linear, so their order is
+        free: pooling first and projecting N vectors equals projecting every token of every frame.
+        """
+        if len(boxes) != len(f_map):
+            raise ValueError(f"{len(f_map)} clips but boxes of {len(boxes)}; give one (N_b, 4) tensor a clip, "
+                             "empty where nobody is")
+        feature_map = f_map.float().mean(dim=1).permute(0, 3, 1, 2)          # (B, M, h, w)
+        return pool_regions(feature_map, boxes) @ self.vision_encoder.proj.float()
+
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """Embeddings (C, D) of a list of texts."""
+        return self.text_encoder(tokenize(prompts, ARCHS[self.arch].context).to(self.temp.device))
+
+    def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
+        """Cosine similarity over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""
+        cosine = F.normalize(features.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T
+        return cosine / self.temp                                            # Eq. (3) and (5), before the sigmoid
+
+    def forward(self, video: Tensor, boxes: list[Tensor], text: Tensor, beta: float = BETA) -> Tensor:
+        """The whole path of Figure 2: logits (N, C) of every box against every text.
+
+        text: tokens (C, L) int, encoded here, or finished embeddings (C, D).
+        """
+        f_global, f_map = self.encode_video(video)
+        f_region = self.region_features(f_map, boxes)
+        f_text = text if text.is_floating_point() else self.text_encoder(text)
+        fused = fuse(f_region, f_global.float()[clip_of_box(boxes).to(video.device)], beta)
+        return self.logits(fused, f_text)
+
+
+# ---------------------------------------------------------------- weights in
+
+def build_model(arch: str = "ViT-B/16", weights: str | None = None) -> ViCLIP:
+    """A ViCLIP of the named size, in evaluation mode, on the CPU.
+
+    weights: a local file (official .pth or .safetensors, or a checkpoint of ours) or a Hub id; None: random.
+    """
+    model = ViCLIP(arch)
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def load_weights(model: ViCLIP, path: str) -> None:
+    """Load a file strictly: every tensor, by name and shape, or a ValueError that lists what differs.
+
+    path: an official .pth ({'model': ...} or flat) or .safetensors, a checkpoint of ours, or a Hub id.
+    """
+    load_state(model, read_weights(path)[0], path)
+
+
+def load_model(path: str) -> tuple[ViCLIP, dict]:
+    """The model that a weights file holds, its size told by its shapes, and what else our checkpoints record."""
+    state, record = read_weights(path)
+    arch = arch_of(state)
+    if arch is None:
+        raise ValueError(f"{path}: not ViCLIP weights of a size we know ({', '.join(ARCHS)}); "
+                         f"its tensors begin with {', '.join(list(state)[:3])}")
+    model = ViCLIP(arch)
+    load_state(model, state, path)
+    return model.eval(), record
+
+
+def load_state(model: ViCLIP, state: dict[str, Tensor], path: str) -> None:
+    own = model.state_dict()
+    differences = ([f"missing {name}" for name in own if name not in state]
+                   + [f"unexpected {name}" for name in state if name not in own]
+                   + [f"{name} is {tuple(state[name].shape)} but {model.arch} has {tuple(own[name].shape)}"
+                      for name in own if name in state and state[name].shape != own[name].shape])
+    if differences:
+        shown = "; ".join(differences[:8]) + (f"; and {len(differences) - 8} more" if len(differences) > 8 else "")
+        fits = arch_of(state)
+        hint = f" (these weights fit {fits})" if fits and fits != model.arch else ""
+        raise ValueError(f"{path}: not the weights of {model.arch}{hint}: {shown}")
+    model.load_state_dict(state)
+
+
+def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and record of a local file or, if there is none of that name, of a Hub repository ("owner/name").
+
+    The record is what a checkpoint of ours holds beside the model (arch, beta, classes, ...), else {}.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        path = download(path)
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+            return load_file(path), {}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:                               # each format has its own errors for a damaged file
+        raise ValueError(f"{path}: cannot be read as weights, perhaps cut short or not a weights file; "
+                         f"download it again ({type(error).__name__}: {str(error).splitlines()[0][:120]})") from None
+    state = content.get("model", content) if isinstance(content, dict) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: holds no state dict; expected tensors by name, alone or under 'model'")
+    return state, {name: value for name, value in content.items() if name != "model" and "arch" in content}
+
+
+def download(hub_id: str) -> str:
+    """Path of a Hub repository's model.safetensors, downloaded once; also accepts an architecture's name."""
+    hub_id = HUB.get(hub_id, hub_id)
+    if hub_id.count("/") != 1 or hub_id.endswith((".pt", ".pth", ".safetensors")) or hub_id.startswith((".", "/")):
+        raise FileNotFoundError(f"{hub_id}: no such weights file; give a .pth, .safetensors or checkpoint, "
+                                f"or a Hub id such as {HUB['ViT-B/16']}")
+    from huggingface_hub import hf_hub_download
+    try:
+        return hf_hub_download(hub_id, "model.safetensors")
+    except Exception as error:                               # no network, no such repository, no access
+        raise FileNotFoundError(
+            f"{hub_id}: neither a local file nor to be had from the Hub ({type(error).__name__}); with network, "
+            f"download model.safetensors of {hub_id} there and give its path") from None
+
+
+def arch_of(state: dict[str, Tensor]) -> str | None:
+    """The named architecture whose video encoder has these weights' shapes, or None."""
+    for name, arch in ARCHS.items():
+        conv = state.get("vision_encoder.conv1.weight")
+        if conv is not None and conv.shape == (arch.width, 3, 1, arch.patch, arch.patch):
+            return name
+    return None
