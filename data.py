@@ -1550,13 +1550,13 @@ DATASETS = ("ucf101-24", "jhmdb-21", "ava", "hcstvg", "vidstg", "csv")
 PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}   # sentences and pairs of its training sets
 
 
-def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+def add_dataset_flags(parser: argparse.ArgumentParser, datasets: tuple[str, ...] = DATASETS) -> None:
     """--dataset and where its files are; `read_dataset(**vars(args))` takes them."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=DATASETS, required=True)
-    group.add_argument("--data", help="its folder (default: data/ and its name); with csv: the folder of the videos, "
-                                      "where that is not the CSV's")
-    group.add_argument("--csv", help="your own annotations, for --dataset csv: video,keyframe,x1,y1,x2,y2,text[,person]")
+    group.add_argument("--dataset", choices=datasets, default=datasets[0])
+    group.add_argument("--data", help="its folder (default: data/ and its name); with csv: the folder that holds train.csv "
+                                      "and test.csv (video,keyframe,x1,y1,x2,y2,text[,person]) and that video paths start from")
+    group.add_argument("--csv", help="with --dataset csv: one file in place of the two")
     group.add_argument("--vidor", default="data/vidor", help="VidOR's annotation and videos, for vidstg")
     group.add_argument("--part", type=int, default=1, help="which of JHMDB-21's three divisions")
     group.add_argument("--version", help="AVA's 2.1 or 2.2, HC-STVG's 1 or 2 (default: the newest there)")
@@ -1567,9 +1567,10 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
     """A dataset by its name; split "train" or "test", which for AVA is val, as its test labels are not public."""
     folder = data or f"data/{dataset}"
     if dataset == "csv":
-        if not csv:
-            raise ValueError("--dataset csv needs --csv FILE, your annotations: video,keyframe,x1,y1,x2,y2,text[,person]")
-        return read_csv(csv, data)
+        path = Path(csv) if csv else Path(folder) / ("train.csv" if split == "train" else "test.csv")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: not there; --data names the folder with train.csv and test.csv, --csv one file")
+        return read_csv(path, data)
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one with {dataset}'s files by --data")
     if dataset == "ucf101-24":
@@ -1585,27 +1586,81 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
     raise ValueError(f"dataset {dataset!r} is not one of {', '.join(DATASETS)}")
 
 
-def read_alignment(hcstvg=None, vidstg=None, vidor="data/vidor", csv=None, data=None, fraction: float = 1.0,
-                   seed: int = 0, exclude=None) -> Annotations:
-    """Stage 1's table: the training sets whose folders (or CSV) are given, as one, its rows shared like any set's.
+def add_alignment_flags(parser: argparse.ArgumentParser) -> None:
+    """Stage 1's sources; `read_alignment(args)` reads them."""
+    group = parser.add_argument_group("data", "with none of --hcstvg, --vidstg and --csv: both official sets, under data/")
+    group.add_argument("--hcstvg", help="HC-STVG's folder (v1 or v2): annotation JSON and videos (default: data/hcstvg)")
+    group.add_argument("--vidstg", help="VidSTG's folder of annotation JSONs (default: data/vidstg)")
+    group.add_argument("--vidor", default="data/vidor", help="VidOR's folder: VidSTG's boxes and videos")
+    group.add_argument("--csv", help="your own pairs: video,keyframe,x1,y1,x2,y2,text[,person]")
+    group.add_argument("--data", help="the folder that --csv's video paths start from (default: the CSV's own)")
+    group.add_argument("--fraction", type=float, default=1.0, help="share of the samples to train on (Table 4), chosen by --seed")
+    group.add_argument("--exclude-videos", metavar="FILE",
+                       help="leave out the videos whose name holds an id of FILE's first column: with AVA's validation CSV, "
+                            "the HC-STVG clips that were cut from movies that OV-AVA tests on")
 
-    fraction: share of the samples (Table 4); exclude: a file that lists videos to leave out.
-    """
-    sets = [read_hcstvg(hcstvg)] if hcstvg else []
-    sets += [read_vidstg(vidstg, vidor)] if vidstg else []
-    sets += [read_csv(csv, data)] if csv else []
-    if not sets:
-        raise ValueError("no alignment data: name a folder by --hcstvg or --vidstg, or a file by --csv")
+
+def read_alignment(args: argparse.Namespace) -> Annotations:
+    """Stage 1's table: the training sets that the flags name, as one, its rows shared like any set's."""
+    if not 0 < args.fraction <= 1:
+        raise ValueError(f"--fraction {args.fraction:g}: a share of the samples is above 0 and at most 1")
+    hcstvg, vidstg = args.hcstvg, args.vidstg
+    if not (hcstvg or vidstg or args.csv):
+        hcstvg, vidstg = "data/hcstvg", "data/vidstg"
+    sets = [read_dataset("hcstvg", hcstvg)] if hcstvg else []
+    sets += [read_dataset("vidstg", vidstg, vidor=args.vidor)] if vidstg else []
+    sets += [read_dataset("csv", args.data, csv=args.csv)] if args.csv else []
 
     def build():
         table = merge(sets) if len(sets) > 1 else sets[0]
-        table = exclude_videos(table, read_list(exclude)) if exclude else table
-        return sample_fraction(table, fraction, seed) if fraction < 1 else table
+        table = exclude_videos(table, read_list(args.exclude_videos)) if args.exclude_videos else table
+        return sample_fraction(table, args.fraction, args.seed) if args.fraction < 1 else table
 
-    sources = [one.cache for one in sets if one.cache] + [path for path in (csv, exclude) if path]
-    table = cached(hcstvg or vidstg or Path(csv).parent, "alignment", sources, [fraction, seed], build)
+    sources = [one.cache for one in sets if one.cache] + [path for path in (args.csv, args.exclude_videos) if path]
+    table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources, [args.fraction, args.seed], build)
     table.files = [file for one in sets for file in one.files]
     return table
+
+
+def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
+    """Stage 2's sources; `read_finetuning(args)` reads them."""
+    add_dataset_flags(parser, ("ucf101-24", "ava", "csv"))
+    group = parser.add_argument_group("boxes and classes")
+    group.add_argument("--proposals", help="detected boxes to train on beside the annotated ones: a proposals CSV, or "
+                                           "another detector's file (Section 4.1, on UCF101-24)")
+    group.add_argument("--score", type=float, default=0.3, help="the lowest score of --proposals to use")
+    group.add_argument("--novel", metavar="FILE", help="classes to keep out of training, one a line (default: OV-AVA's 15 with "
+                                                       "ava, DATA/novel.txt if there is one with csv)")
+
+
+def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
+    """Stage 2's table, whose texts are the base classes alone, and the names of the novel ones."""
+    table = read_dataset(**vars(args))
+    novel = novel_classes(args.dataset, table.texts, args.novel, args.data)
+    base = [i for i, name in enumerate(table.texts) if name not in novel]
+    if not base:
+        raise ValueError(f"{args.novel or 'novel.txt'}: makes every class of {args.dataset} novel; some must be left to train on")
+    place = np.full(len(table.texts) + 1, -1, np.int32)        # text -1, nobody's label, stays -1
+    place[base] = np.arange(len(base))
+    table = table.select((table.text == -1) | (place[table.text] >= 0))
+    table = replace(table, texts=[table.texts[i] for i in base], text=place[table.text],
+                    ids=None if table.ids is None else [table.ids[i] for i in base])
+    if args.proposals:
+        table = add_proposals(table, read_proposals(args.proposals, table, args.score))
+    return table, novel
+
+
+def novel_classes(dataset: str, texts: list[str], file=None, data=None) -> list[str]:
+    """Names of the classes that training must not see."""
+    if file is None and dataset == "csv" and (Path(data or "data/csv") / "novel.txt").is_file():
+        file = Path(data or "data/csv") / "novel.txt"
+    if file is None:
+        return {"ava": list(OV_AVA_NOVEL), "ucf101-24": list(JHMDB_21)}.get(dataset, [])
+    novel = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    for number, name in enumerate(novel, 1):
+        if dataset != "csv" and name not in texts:             # with csv it need not be in the training file at all
+            raise ValueError(f"{file}:{number}: {name!r} is not a class of {dataset}; its classes are {', '.join(texts[:5])}, ...")
+    return novel
 
 
 # ---------------------------------------------------------------- python data.py check

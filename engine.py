@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import ovstad
-from data import ClipDataset, GlobalBatches, collate
+from data import ClipDataset, GlobalBatches, collate, normalise
+from ovstad import focal_loss
 
 
 # ---------------------------------------------------------------- the command line
@@ -338,3 +340,28 @@ class Meter:
     def close(self) -> None:
         self.settle()
         self.bar.close()
+
+
+# ---------------------------------------------------------------- one step, forward and backward
+
+def forward_backward(model: torch.nn.Module, batch: dict, text: Tensor, columns: dict[int, int], boxes: int,
+                     args: argparse.Namespace, process: Process) -> Tensor:
+    """Gradients of the focal loss of the global batch; returns this process's share of that loss.
+
+    text: embeddings (C, D) or tokens (C, L); columns: text id -> its place among the C; boxes: N over all processes.
+    """
+    total = torch.zeros((), device=process.device)
+    pieces = parts(batch, args.accumulate)
+    for i, piece in enumerate(pieces):
+        synchronise = i + 1 == len(pieces) or process.world == 1
+        with nullcontext() if synchronise else model.no_sync():
+            targets = torch.zeros(sum(len(b) for b in piece["boxes"]), len(text))
+            for box, label in piece["labels"].tolist():
+                targets[box, columns[label]] = 1
+            video = normalise(piece["video"].to(process.device, non_blocking=True), piece["jitter"])
+            with torch.autocast(process.device.type, torch.bfloat16, enabled=args.amp):
+                logits = model(video, piece["boxes"], text, args.beta)                    # (N, C)
+            loss = focal_loss(logits, targets.to(process.device, non_blocking=True), args.gamma, boxes=max(boxes, 1))
+            (loss * process.world).backward()                # DDP takes the mean over processes; the loss is a sum
+            total += loss.detach()
+    return total

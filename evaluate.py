@@ -14,11 +14,24 @@ Ranking is by score alone and any real number will do. Equal scores keep the ord
 (the official tools sort unstably there, so that their result depends on the machine).
 """
 
-from dataclasses import dataclass
+import argparse
+import csv
+import gzip
+import json
+import os
+import platform
+import re
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
+import data
 from data import Annotations
+from engine import cli
 
 
 @dataclass
@@ -30,6 +43,324 @@ class Detections:
     box: np.ndarray               # (m, 4) float32 or float64, xyxy in [0, 1]
     label: np.ndarray             # (m,) int32, place in the ground truth's `texts`
     score: np.ndarray             # (m,) float, any real number; a logit keeps more order than a sigmoid
+
+
+# ---------------------------------------------------------------- files in and out
+
+LAYOUT = {"predictions": "video,keyframe,x1,y1,x2,y2,action_id,score",
+          "ground truth": "video,keyframe,x1,y1,x2,y2,action_id[,person_id], or video,keyframe",
+          "excluded": "video,keyframe"}
+WIDTHS = {"predictions": (2, 7, 8), "ground truth": (2, 7, 8), "excluded": (2,)}      # 7: video_timestamp in one
+
+
+@contextmanager
+def replacing(path, binary: bool = False):
+    """A file that takes the place of `path` once it is complete; a failure leaves nothing behind."""
+    part = Path(f"{path}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(part, "wb") if binary else open(part, "w", newline="", encoding="utf-8") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_label_map(path) -> dict[int, str]:
+    """{action id: class name} of a pbtxt in any of its layouts, also without newlines, or of lines `id: name`."""
+    text = Path(path).read_text(encoding="utf-8-sig")
+    classes, labels = [], {}
+    for block in re.split(r"\b(?:item|label)\s*\{", text)[1:]:
+        name = re.search(r"""\bname\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", block)
+        number = re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block.replace(name[0], "") if name else block)
+        if not name or not number:
+            raise ValueError(f"{path}: item {{ {' '.join(block.split())[:60]} ... lacks a name or an id")
+        classes.append((number[1], re.sub(r"\\(.)", r"\1", name[1] or name[2] or "")))
+    for number, name in classes or re.findall(r"^[ \t]*(\d+)[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE):
+        number = int(number)
+        if number in labels or number < 1:
+            fault = "stands there twice" if number in labels else "is not 1 or more"
+            raise ValueError(f"{path}: action id {number} {fault}")
+        labels[number] = f"{name} ({number})" if name in labels.values() else name    # two ids of a name stay two
+    if not labels:
+        raise ValueError(f'{path}: holds no classes; expected items like item {{ name: "stand" id: 12 }}')
+    return labels
+
+
+def write_label_map(path, labels: dict[int, str]) -> None:
+    """A pbtxt in the layout of the official 60-class AVA files."""
+    with replacing(path) as file:
+        for number, name in labels.items():
+            quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+            file.write(f'item {{\n  name: "{quoted}"\n  id: {number}\n}}\n')
+
+
+def write_predictions(path, truth: Annotations, detections: Detections) -> None:
+    """The predictions CSV in the AVA layout, row by row as in `detections`; beside it its label map <stem>.pbtxt.
+
+    Frames count from 1 there and seconds have four digits. The file scores exactly as the arrays do.
+    """
+    path, ids = Path(path), np.array(official_ids(truth))
+    write_label_map(path.with_suffix(".pbtxt"), dict(zip(ids.tolist(), truth.texts)))
+    score = "{:.9g}".format if detections.score.dtype == np.float32 else repr          # nine digits keep its order
+    with replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for start in range(0, len(detections.video), 2000):
+            part = slice(start, start + 2000)
+            keyframe = detections.keyframe[part]
+            if truth.unit == "frame":
+                keyframe = (keyframe + 1).tolist()
+            else:
+                keyframe = [f"{int(k):04d}" if k == int(k) else str(k) for k in keyframe.astype(np.float32)]
+            writer.writerows(zip([truth.videos[v] for v in detections.video[part].tolist()], keyframe,
+                                 *exact(detections.box[part]).T.tolist(), ids[detections.label[part]].tolist(),
+                                 map(score, detections.score[part].tolist())))
+
+
+class Places(dict):
+    """The place of each key in order of appearance: asking for a new key gives it the next number."""
+
+    def __missing__(self, key):
+        place = self[key] = len(self)
+        return place
+
+
+@dataclass
+class Table:
+    """A CSV of one of the roles in LAYOUT by columns: n rows with a box, and the keyframes they stand in."""
+
+    video: np.ndarray             # (keyframes,) int32, place among the videos
+    time: np.ndarray              # (keyframes,) float64 seconds, or int32 frame_idx
+    actions: list[str]            # distinct action ids, as written
+    row: np.ndarray               # (n,) int32, place in video and time
+    action: np.ndarray            # (n,) int32, place in actions
+    number: np.ndarray            # (n, 4) float64 box; predictions (n, 5), with the score
+    person: np.ndarray            # (n,) int32, -1 where the file has none
+
+
+def read_table(path, role: str, videos: Places, frames: bool = False, known: set[int] | None = None) -> Table:
+    """A file of the given role; `videos` are added to.
+
+    frames: keyframes are 1-based frame numbers; known: the ids that may occur, None for any. Rows are
+    read by columns, a million in two seconds; only a file with a fault is read again, row by row, for
+    a ValueError with its line.
+    """
+    keyframes, actions = Places(), Places()
+    parts = [(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 4 + (role == "predictions"))),
+              np.zeros(0, np.int32))]
+    try:
+        for chunk in chunks(path):
+            for width in sorted(set(map(len, chunk))):
+                if width not in WIDTHS[role]:
+                    raise ValueError
+                columns = list(zip(*(row for row in chunk if len(row) == width)))
+                key = 1 if role == "predictions" and width == 7 else 2
+                row = np.array(list(map(keyframes.__getitem__, zip(*columns[:key]))), np.int32)
+                if width == 2:                               # a keyframe without people
+                    continue
+                *box, action, last = (*columns[key:], ()) if width - key == 5 else columns[key:]
+                number = np.array([*box, last] if role == "predictions" else box, np.float64).T
+                x1, y1, x2, y2 = number[:, :4].T
+                if not (np.isfinite(number).all() and (number[:, :4] >= 0).all() and (number[:, :4] <= 1).all()
+                        and (role == "predictions" or ((x1 <= x2) & (y1 <= y2)).all())):
+                    raise ValueError
+                person = [int(p or -1) for p in last] if role == "ground truth" and last else [-1] * len(row)
+                parts.append((row, np.array(list(map(actions.__getitem__, action)), np.int32), number,
+                              np.array(person, np.int32)))
+        if role == "predictions" and not all(int(a) in known if known else int(a) > 0 for a in actions):
+            raise ValueError
+        stamps = [parse_key(key, frames) for key in keyframes]
+    except ValueError as error:
+        explain(path, role, frames, known)
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    if not keyframes:
+        raise ValueError(f"{path}: is empty; expected rows {LAYOUT[role]}")
+    return Table(np.array([videos[video] for video, _ in stamps], np.int32),
+                 np.array([time for _, time in stamps], np.int32 if frames else np.float64),
+                 [action.strip() for action in actions], *map(np.concatenate, zip(*parts)))
+
+
+@contextmanager
+def csv_reader(path):
+    """Rows of a CSV, plain or .gz; ValueError if it is not text in UTF-8."""
+    opener = gzip.open if str(path).endswith(".gz") else open
+    try:
+        with opener(path, "rt", newline="", encoding="utf-8-sig") as file:
+            yield csv.reader(file, skipinitialspace=True)
+    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: is not a CSV in UTF-8 ({error})") from None
+
+
+def is_header(row: list[str]) -> bool:
+    return bool(row) and row[0].lower() in ("video", "video_id")
+
+
+def chunks(path):
+    """The rows of a CSV, two thousand at a time: small enough to stay in the processor's cache."""
+    with csv_reader(path) as reader:
+        first = True
+        while rows := list(islice(reader, 2000)):
+            rows = [row for row in rows[first and is_header(rows[0]):] if row]
+            first = False
+            if rows:
+                yield rows
+
+
+def parse_key(key: tuple, frames: bool) -> tuple[str, float]:
+    """(video, second or 0-based frame) of ("video", "0902"), ("video_0902",) or ("video,0902",)."""
+    video, time = key if len(key) == 2 else re.split(r"[_,](?=[\d.]+$)", key[0])
+    time = float(time)
+    if not video or not 0 <= time < np.inf or frames and (time < 1 or time != int(time)):
+        raise ValueError
+    return video, int(time) - 1 if frames else time
+
+
+def explain(path, role: str, frames: bool, known: set[int] | None) -> None:
+    """ValueError for the first row that breaks the rules of `read_table`, with its line and what was expected."""
+    with csv_reader(path) as reader:
+        for i, row in enumerate(reader):
+            if row and not (i == 0 and is_header(row)) and (fault := fault_of(row, role, frames, known)):
+                raise ValueError(f"{path}:{reader.line_num}: {fault}")
+
+
+def fault_of(row: list[str], role: str, frames: bool, known: set[int] | None) -> str | None:
+    """What is wrong with one row, in words; None if nothing is."""
+    if len(row) not in WIDTHS[role]:
+        return f"{len(row)} columns; expected {LAYOUT[role]}"
+    key = 1 if role == "predictions" and len(row) == 7 else 2
+    try:
+        parse_key(tuple(row[:key]), frames)
+    except ValueError:
+        stamp = "a frame number, 1 or more" if frames else "a time in seconds, 0 or more"
+        return f"{','.join(row[:key])!r} is not a video and {stamp}; expected {LAYOUT[role]}"
+    if len(row) == 2:
+        return None
+    action, last = row[key + 4].strip(), row[key + 5:]
+    for cell in row[key:key + 4] + (last if role == "predictions" else []):
+        try:
+            if not np.isfinite(float(cell)):
+                return f"{cell!r} is not a finite number; expected {LAYOUT[role]}"
+        except ValueError:
+            return f"{cell!r} is not a number; expected {LAYOUT[role]}"
+    x1, y1, x2, y2 = box = [float(cell) for cell in row[key:key + 4]]
+    if min(box) < 0 or max(box) > 1:
+        return (f"box {','.join(row[key:key + 4])} is outside [0, 1]; divide pixels by the frame's width and height, "
+                "and cut boxes at its border")
+    if role == "predictions":
+        if not action.isdigit() or int(action) < 1:
+            return f"action id {action!r} is not a whole number, 1 or more" + (
+                   "" if action else " (is this a file of proposals?)")
+        if known and int(action) not in known:
+            return f"action id {action} is not one of the {len(known)} classes; expected {min(known)} to {max(known)}"
+    else:
+        if x1 > x2 or y1 > y2:
+            return f"box {','.join(row[key:key + 4])} of the ground truth is not x1 <= x2, y1 <= y2"
+        try:
+            int(last[0] or -1) if last else None
+        except ValueError:
+            return f"person id {last[0]!r} is not a whole number; expected {LAYOUT[role]}"
+    return None
+
+
+def read_ground_truth(path, labels: dict[int, str] | None = None, split: int = 1) -> Annotations:
+    """Ground truth from a CSV in the AVA layout, or from an ACT pickle (the test videos of `split`).
+
+    labels: the label map; rows of other classes stay in the table as unlabelled people. Without it the
+    classes are those of the file. Column 7 may hold class names, as in an annotations CSV. Boxes of a CSV
+    stay float64, as the official tools read them.
+    """
+    if Path(path).suffix in (".pkl", ".pickle"):
+        return read_act_pickle(path, split)
+    videos = Places()
+    table = read_table(path, "ground truth", videos)
+    if all(re.fullmatch(r"[+-]?\d*", action) for action in table.actions):
+        actions = [int(action or -1) for action in table.actions]
+        labels = labels or {i: f"action {i}" for i in sorted(set(actions)) if i > 0}
+        place_of = {i: place for place, i in enumerate(labels)}
+    else:
+        actions = table.actions
+        labels = labels or dict(enumerate(sorted(set(actions) - {""}), 1))
+        place_of = {name: place for place, name in enumerate(labels.values())}
+    place = np.array([place_of.get(action, -1) for action in actions], np.int32)
+    if not (place >= 0).any():
+        raise ValueError(f"{path}: none of its classes ({', '.join(table.actions[:5])}) is in the label map")
+
+    # a keyframe of 2-column rows alone gets a row without box and text; then rows by video and keyframe
+    alone = np.setdiff1d(np.arange(len(table.video)), table.row)
+    row = np.concatenate([table.row, alone])
+    text = np.concatenate([place[table.action], np.full(len(alone), -1)])
+    person = np.concatenate([table.person, np.full(len(alone), -1)])
+    box = np.concatenate([table.number, np.zeros((len(alone), 4))])
+    order = np.lexsort((table.time[row], table.video[row]))
+    row = row[order]
+    return Annotations(list(videos), list(labels.values()), table.video[row], table.time[row].astype(np.float32),
+                       box[order], text[order].astype(np.int32), unit="second", ids=list(labels),
+                       person=person[order].astype(np.int32) if (person >= 0).any() else None)
+
+
+def read_act_pickle(path, split: int) -> Annotations:
+    """The test videos of UCF101-24 or JHMDB-21, whichever the pickle holds."""
+    content = data.load_pickle(path)
+    count = len(content["labels"]) if isinstance(content, dict) and "labels" in content else 0
+    readers = {24: data.read_ucf101_24, 21: data.read_jhmdb_21}
+    if count not in readers:
+        raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24 or JHMDB-GT.pkl with 21")
+    return readers[count](path, part="test", split=split)
+
+
+def read_predictions(path, truth: Annotations, labels: dict[int, str] | None = None) -> tuple[Detections, dict]:
+    """A predictions CSV as places in `truth`, and how many rows were left out for what reason.
+
+    labels: the file's label map; without it its ids are those of `truth`. Rows of other classes are
+    left out. A video that an AVA ground truth lacks is appended to truth.videos, since its detections count
+    as false; one that an ACT pickle lacks belongs to another split, and is left out.
+    """
+    known = {name: place for place, name in enumerate(truth.texts)}
+    labels_of = labels or dict(zip(official_ids(truth), truth.texts))
+    frames = truth.unit == "frame"
+    videos = Places({video: place for place, video in enumerate(truth.videos)})
+    table = read_table(path, "predictions", videos, frames, set(labels_of) if frames else None)
+    if not len(table.row):
+        raise ValueError(f"{path}: no predictions; expected rows {LAYOUT['predictions']}")
+    label = np.array([known.get(labels_of.get(int(i)), -1) for i in table.actions], np.int32)[table.action]
+    other_class = label < 0
+    other_video = (table.video >= len(truth.videos))[table.row] & ~other_class & frames
+    keep = ~other_class & ~other_video
+    if not keep.any():
+        raise ValueError(f"{path}: no row is of a class and a video of the ground truth; it has the ids "
+                         f"{', '.join(table.actions[:3])} ... and videos like {list(videos)[-1]!r}")
+    if not frames:
+        truth.videos.extend(list(videos)[len(truth.videos):])
+    row, number, label = table.row, table.number, label
+    if not keep.all():
+        row, number, label = row[keep], number[keep], label[keep]
+    return (Detections(table.video[row], table.time[row], number[:, :4], label, number[:, 4]),
+            {"of classes that are not evaluated": int(other_class.sum()),
+             "on videos that the ground truth lacks": int(other_video.sum())})
+
+
+def read_excluded(path, truth: Annotations) -> tuple[np.ndarray, np.ndarray]:
+    """Videos and keyframes of a file of excluded timestamps, as `frame_map` takes them."""
+    videos = Places({video: place for place, video in enumerate(truth.videos)})
+    table = read_table(path, "excluded", videos, truth.unit == "frame")
+    if truth.unit == "second":                               # predictions may name a video that the truth lacks
+        truth.videos.extend(list(videos)[len(truth.videos):])
+    return table.video, table.time
+
+
+def read_novel(path, truth: Annotations) -> set[str]:
+    """Names of the novel classes, one a line."""
+    names = {}
+    for line, name in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+        names[name.strip()] = line
+    names.pop("", None)
+    for name, line in names.items():
+        if name not in truth.texts:
+            raise ValueError(f"{path}:{line}: {name!r} is not one of the {len(truth.texts)} classes; expected names "
+                             f"like {truth.texts[0]!r}, one a line")
+    if not names:
+        raise ValueError(f"{path}: is empty; expected the names of the novel classes, one a line")
+    return set(names)
 
 
 # ---------------------------------------------------------------- frame mAP
@@ -45,9 +376,9 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
     (AVA 2019, ACT), or "ignore"d (AVA 2020). Rows of the ground truth without a text match nothing
     but name their keyframe. A class without ground truth has ap None and does not count in the mean.
     """
-    _check(truth, detections, protocol, keyframes_without_gt)
-    true_key = _keyframe_key(truth, truth.video, truth.keyframe)                  # (n,) int64
-    found_key = _keyframe_key(truth, detections.video, detections.keyframe)       # (m,) int64
+    check(truth, detections, protocol, keyframes_without_gt)
+    true_key = keyframe_key(truth, truth.video, truth.keyframe)                  # (n,) int64
+    found_key = keyframe_key(truth, detections.video, detections.keyframe)       # (m,) int64
     keys, true_place = np.unique(true_key, return_inverse=True)
     found_place = np.minimum(np.searchsorted(keys, found_key), max(len(keys) - 1, 0))
     if len(keys):                                            # place len(keys): not in the ground truth
@@ -58,10 +389,10 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
     true_keep = truth.text >= 0                              # (n,)
     left_out, counted_keyframes = {}, len(keys)
     if max_per_keyframe:
-        keep = _best_of_keyframe(found_key, detections, _ids(truth), max_per_keyframe)
+        keep = best_of_keyframe(found_key, detections, official_ids(truth), max_per_keyframe)
         left_out["over the limit of a keyframe"] = int((~keep).sum())
     if excluded is not None:
-        banned = np.unique(_keyframe_key(truth, *map(np.asarray, excluded)))
+        banned = np.unique(keyframe_key(truth, *map(np.asarray, excluded)))
         gone = np.isin(found_key, banned)
         left_out["on excluded keyframes"] = int((keep & gone).sum())
         keep &= ~gone
@@ -90,16 +421,16 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
     found_bounds = np.searchsorted(detections.label[found_rows], classes)
 
     entries = []
-    for label, (name, official_id) in enumerate(zip(truth.texts, _ids(truth))):
+    for label, (name, official_id) in enumerate(zip(truth.texts, official_ids(truth))):
         rows_t = true_rows[true_bounds[label]:true_bounds[label + 1]]
         rows_d = found_rows[found_bounds[label]:found_bounds[label + 1]]
         rows_d = rows_d[np.argsort(-detections.score[rows_d], kind="stable")]     # descending score
         starts = np.zeros(len(keys) + 2, np.int64)           # of each keyframe in rows_t; the last is empty
         np.cumsum(np.bincount(true_place[rows_t], minlength=len(keys) + 1), out=starts[1:])
-        pairs = _pairs(_boxes(truth, truth.video[rows_t], truth.box[rows_t], protocol), starts,
-                       _boxes(truth, detections.video[rows_d], detections.box[rows_d], protocol),
+        pairs = find_pairs(boxes_of(truth, truth.video[rows_t], truth.box[rows_t], protocol), starts,
+                       boxes_of(truth, detections.video[rows_d], detections.box[rows_d], protocol),
                        found_place[rows_d], iou, pixel=int(protocol == "act"))
-        true = _match(*pairs, found_place[rows_d], len(rows_t), remove=protocol == "act")
+        true = match(*pairs, found_place[rows_d], len(rows_t), remove=protocol == "act")
         entries.append({"id": official_id, "name": name, "split": None,
                         "ap": average_precision(true, len(rows_t), protocol) if len(rows_t) else None,
                         "gt": len(rows_t), "predictions": len(rows_d),
@@ -108,14 +439,14 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
     return {"protocol": protocol, "iou": iou, "max_per_keyframe": max_per_keyframe,
             "keyframes_without_gt": keyframes_without_gt, "keyframes": counted_keyframes,
             "boxes": len(np.unique(person, axis=0)), "predictions": len(found_rows), "left_out": left_out,
-            "mean_ap": {"base": None, "novel": None, "all": _mean(entry["ap"] for entry in entries)},
+            "mean_ap": {"base": None, "novel": None, "all": mean_of(entry["ap"] for entry in entries)},
             "classes": entries}
 
 
 def summarise(result: dict, novel: set[str]) -> dict:
     """The result with every class marked base or novel, and the mean of each side beside that of all."""
     entries = [{**entry, "split": "novel" if entry["name"] in novel else "base"} for entry in result["classes"]]
-    means = {split: _mean(entry["ap"] for entry in entries if entry["split"] == split) for split in ("base", "novel")}
+    means = {split: mean_of(entry["ap"] for entry in entries if entry["split"] == split) for split in ("base", "novel")}
     return {**result, "mean_ap": {**means, "all": result["mean_ap"]["all"]}, "classes": entries}
 
 
@@ -129,17 +460,17 @@ def average_precision(true: np.ndarray, n_true: int, protocol: str) -> float:
     return float(heights[true].sum() / n_true)               # every true detection is one step of 1 / n_true
 
 
-def _mean(values) -> float | None:
+def mean_of(values) -> float | None:
     """The mean of those that are not None; None if there are none."""
     values = [value for value in values if value is not None]
     return float(np.mean(values)) if values else None
 
 
-def _ids(truth: Annotations) -> list[int]:
+def official_ids(truth: Annotations) -> list[int]:
     return truth.ids if truth.ids is not None else list(range(1, len(truth.texts) + 1))
 
 
-def _check(truth: Annotations, detections: Detections, protocol: str, keyframes_without_gt: str) -> None:
+def check(truth: Annotations, detections: Detections, protocol: str, keyframes_without_gt: str) -> None:
     """Refuse what would give a number without meaning."""
     if protocol not in ("ava", "act"):
         raise ValueError(f"protocol {protocol!r} is not known; use 'ava' or 'act'")
@@ -159,25 +490,25 @@ def _check(truth: Annotations, detections: Detections, protocol: str, keyframes_
                          f"{len(truth.texts)} classes")
 
 
-def _keyframe_key(truth: Annotations, video: np.ndarray, keyframe: np.ndarray) -> np.ndarray:
+def keyframe_key(truth: Annotations, video: np.ndarray, keyframe: np.ndarray) -> np.ndarray:
     """(n,) int64, equal where video and keyframe are equal. Seconds are compared in float32."""
     exact = keyframe.astype(np.int32 if truth.unit == "frame" else np.float32) + 0       # -0.0 becomes 0.0
     return video.astype(np.int64) << 32 | exact.view(np.uint32)
 
 
-def _exact(box: np.ndarray) -> np.ndarray:
+def exact(box: np.ndarray) -> np.ndarray:
     """float64; a float32 box is brought back to the six decimals it was read from, so that IoU 0.5 stays 0.5."""
     return np.round(box.astype(np.float64), 6) if box.dtype == np.float32 else box.astype(np.float64, copy=False)
 
 
-def _boxes(truth: Annotations, video: np.ndarray, box: np.ndarray, protocol: str) -> np.ndarray:
+def boxes_of(truth: Annotations, video: np.ndarray, box: np.ndarray, protocol: str) -> np.ndarray:
     """(n, 4) float64 in the unit the set was annotated in: pixels, to a thousandth, where the sizes are known."""
     if truth.size is None:
-        return _exact(box)
-    return np.round(_exact(box) * np.tile(truth.size, 2)[video], 3)
+        return exact(box)
+    return np.round(exact(box) * np.tile(truth.size, 2)[video], 3)
 
 
-def _best_of_keyframe(key: np.ndarray, detections: Detections, ids: list[int], limit: int) -> np.ndarray:
+def best_of_keyframe(key: np.ndarray, detections: Detections, ids: list[int], limit: int) -> np.ndarray:
     """(m,) bool, the official script's choice of at most `limit` rows of a keyframe over all classes.
 
     It reads the file into a heap: a later row gets in if it scores strictly higher than the lowest one
@@ -187,36 +518,36 @@ def _best_of_keyframe(key: np.ndarray, detections: Detections, ids: list[int], l
     """
     keep = np.ones(len(key), bool)
     rows = np.lexsort((-detections.score, key))              # by keyframe, then descending score
-    start, length = _runs(key[rows])
+    start, length = runs(key[rows])
     start, length = start[length > limit], length[length > limit]
     lowest = np.repeat(detections.score[rows[start + limit - 1]], length)               # s of each row's keyframe
-    rows = rows[np.repeat(start, length) + _count_up(length)]
+    rows = rows[np.repeat(start, length) + count_up(length)]
     keep[rows[detections.score[rows] < lowest]] = False
     candidates = detections.score[rows] >= lowest
     rows, lowest = rows[candidates], lowest[candidates]
 
     order = np.lexsort((rows, key[rows]))                    # by keyframe, then the order of the file
     rows, lowest = rows[order], lowest[order]
-    start, length = _runs(key[rows])
-    tied, late = detections.score[rows] == lowest, _count_up(length) >= limit
+    start, length = runs(key[rows])
+    tied, late = detections.score[rows] == lowest, count_up(length) >= limit
     keep[rows[tied & late]] = False
     pushes = np.add.reduceat(~tied & late, start) if len(start) else start               # of each keyframe
     group = np.repeat(np.arange(len(start)), length)[tied & ~late]
     rows = rows[tied & ~late]
     x1, y1, x2, y2 = detections.box[rows].T
     order = np.lexsort((x2, y2, x1, y1, np.asarray(ids)[detections.label[rows]], group))
-    _, length = _runs(group)
-    keep[rows[order[_count_up(length) < pushes[group]]]] = False
+    _, length = runs(group)
+    keep[rows[order[count_up(length) < pushes[group]]]] = False
     return keep
 
 
-def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start and length of each run of equal values."""
     start = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.zeros(0, int)
     return start, np.diff(np.append(start, len(values)))
 
 
-def _count_up(lengths: np.ndarray) -> np.ndarray:
+def count_up(lengths: np.ndarray) -> np.ndarray:
     """0, 1, ... lengths[0]-1, 0, 1, ... lengths[1]-1, ..."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
@@ -233,14 +564,14 @@ def box_iou(a: np.ndarray, b: np.ndarray, pixel: int = 0) -> np.ndarray:
         return overlap / (area_a + area_b - overlap)
 
 
-def _pairs(true_box, starts, found_box, place, iou, pixel) -> tuple[np.ndarray, np.ndarray]:
+def find_pairs(true_box, starts, found_box, place, iou, pixel) -> tuple[np.ndarray, np.ndarray]:
     """(detection, ground truth) places of all pairs in one keyframe with IoU at or above the threshold.
 
     starts: of each keyframe in true_box. Pairs come by detection, the highest IoU first, the first of equals first.
     """
     n = starts[place + 1] - starts[place]                    # ground truth of each detection's keyframe
     found = np.repeat(np.arange(len(place)), n)
-    true = np.repeat(starts[place], n) + _count_up(n)
+    true = np.repeat(starts[place], n) + count_up(n)
     overlap = box_iou(found_box[found], true_box[true], pixel)
     enough = overlap >= iou
     found, true, overlap = found[enough], true[enough], overlap[enough]
@@ -248,7 +579,7 @@ def _pairs(true_box, starts, found_box, place, iou, pixel) -> tuple[np.ndarray, 
     return found[order], true[order]
 
 
-def _match(found, true, place, n_true, remove) -> np.ndarray:
+def match(found, true, place, n_true, remove) -> np.ndarray:
     """(m,) bool: which detections are true. found, true: the pairs; place: (m,) keyframe of each detection.
 
     AVA: a detection asks for the box with the highest IoU, whether it is free or not; the first to
@@ -256,25 +587,210 @@ def _match(found, true, place, n_true, remove) -> np.ndarray:
     """
     hit = np.zeros(len(place), bool)
     if not remove:
-        first = _runs(found)[0]
+        first = runs(found)[0]
         _, winner = np.unique(true[first], return_index=True)
         hit[found[first][winner]] = True
         return hit
     # keyframes do not disturb each other: the k-th detection of every keyframe is matched at once
-    asking = found[_runs(found)[0]]
+    asking = found[runs(found)[0]]
     order = np.argsort(place[asking], kind="stable")
     turn = np.zeros(len(place), np.int64)
-    turn[asking[order]] = _count_up(_runs(place[asking][order])[1])
+    turn[asking[order]] = count_up(runs(place[asking][order])[1])
     order = np.argsort(turn[found], kind="stable")
     found, true = found[order], true[order]
     free = np.ones(n_true, bool)
-    for start, length in zip(*_runs(turn[found])):
+    for start, length in zip(*runs(turn[found])):
         part = slice(start, start + length)
         still = free[true[part]]
         f, t = found[part][still], true[part][still]
-        first = _runs(f)[0]
+        first = runs(f)[0]
         hit[f[first]], free[t[first]] = True, False
     return hit
+
+
+# ---------------------------------------------------------------- where: boxes alone, and tubes
+
+def box_report(truth: Annotations, proposals, protocol: str = "ava", iou: float = 0.5) -> dict:
+    """How well boxes find people, whatever these do: recall at the IoU, and AP by the boxes' own scores.
+
+    proposals: anything with video, keyframe, box and score, as Proposals or Detections. Every annotated
+    person counts once: one with three labels is one box, one without a label is a box like the others.
+    """
+    real = np.flatnonzero(truth.box.any(axis=1))             # rows without a box only name their keyframe
+    rows = np.column_stack([keyframe_key(truth, truth.video, truth.keyframe)[real], truth.box[real].astype(np.float64)])
+    real = np.sort(real[np.unique(rows, axis=0, return_index=True)[1]])
+    people = replace(truth, texts=["person"], ids=None, person=None, video=truth.video[real],
+                     keyframe=truth.keyframe[real], box=truth.box[real], text=np.zeros(len(real), np.int32))
+    found = Detections(proposals.video, proposals.keyframe, proposals.box, np.zeros(len(proposals.video), np.int32),
+                       proposals.score)
+    entry = frame_map(people, found, protocol, iou)["classes"][0]
+    return {"protocol": protocol, "iou": iou, "boxes": entry["gt"], "proposals": entry["predictions"],
+            "recall": entry["recall"], "ap": entry["ap"]}
+
+
+def distinct_boxes(truth: Annotations, detections: Detections) -> Detections:
+    """Each box of a keyframe once, with the best score of its classes: what a predictions file knows of the proposals."""
+    key = keyframe_key(truth, detections.video, detections.keyframe)
+    order = np.lexsort((-detections.score, *detections.box.T, key))
+    new = np.ones(len(order), bool)
+    new[1:] = key[order][1:] != key[order][:-1]
+    new[1:] |= (detections.box[order][1:] != detections.box[order][:-1]).any(axis=1)
+    rows = np.sort(order[new])
+    return Detections(*(getattr(detections, name)[rows] for name in ("video", "keyframe", "box", "label", "score")))
+
+
+def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[float]] | None = None,
+              min_length: int = 15) -> dict:
+    """Video mAP: boxes linked into tubes, a tube true if it covers an annotated one in space and time.
+
+    ious: the thresholds averaged under each name; default 0.2, 0.5 and 0.5:0.95. Linking, matching and
+    area are those of ACT and MOC: see `link_tubes`; of tubes of a class in a video that overlap by
+    more than 0.3 the best stays; the mean runs over classes that have annotated tubes. IoU of two tubes:
+    sum of the IoUs of their boxes over the number of frames in which either is (pixel-inclusive where
+    the truth has frame sizes). Ground-truth tubes are the boxes of one person and class in a video.
+    """
+    if truth.unit != "frame" or truth.person is None:
+        raise ValueError("video mAP needs ground truth by frames with the boxes of a person linked: UCF101-24 or JHMDB-21")
+    ious = ious or {"0.2": [0.2], "0.5": [0.5], "0.5:0.95": [0.5 + 0.05 * i for i in range(10)]}
+    pixel, classes = int(truth.size is not None), len(truth.texts)
+
+    labelled = np.flatnonzero(truth.text >= 0)
+    person = np.column_stack([truth.video, truth.text, truth.person])[labelled]
+    _, tube = np.unique(person, axis=0, return_inverse=True)
+    true = Tubes.build(tube.ravel(), truth.keyframe[labelled], truth.video[labelled].astype(np.int64) * classes
+                       + truth.text[labelled], boxes_of(truth, truth.video[labelled], truth.box[labelled], "act"))
+    found, score = link_tubes(detections.video.astype(np.int64) * classes + detections.label, detections.keyframe,
+                              boxes_of(truth, detections.video, detections.box, "act"), detections.score, pixel, min_length)
+    keep = suppress(found.group, score, lambda a, b: tube_iou(found, a, found, b, pixel), 0.3)
+    order = keep[np.argsort(-score[keep], kind="stable")]
+
+    # pairs of a found and a true tube of one class in one video, as in a frame
+    true_order = np.argsort(true.group, kind="stable")
+    low, high = (np.searchsorted(true.group[true_order], found.group[order], side) for side in ("left", "right"))
+    f = np.repeat(np.arange(len(order)), high - low)
+    t = true_order[np.repeat(low, high - low) + count_up(high - low)]
+    overlap = tube_iou(found, order[f], true, t, pixel)
+    entries = []
+    for label, (name, number) in enumerate(zip(truth.texts, official_ids(truth))):
+        mine, n_true = found.group[order] % classes == label, int((true.group % classes == label).sum())
+        of_class, place_of = mine[f], np.cumsum(mine) - 1
+        ap = {}
+        for key, thresholds in ious.items():
+            aps = []
+            for threshold in thresholds:
+                rows = np.flatnonzero(of_class & (overlap >= threshold))
+                rows = rows[np.lexsort((-overlap[rows], f[rows]))]
+                hit = match(place_of[f[rows]], t[rows], found.group[order][mine], len(true.group), remove=True)
+                aps.append(average_precision(hit, n_true, "act") if n_true else None)
+            ap[key] = mean_of(aps)
+        entries.append({"id": number, "name": name, "ap": ap, "gt": n_true, "tubes": int(mine.sum())})
+    return {"min_length": min_length, "tubes": len(order), "gt": len(true.group), "classes": entries,
+            "map": {key: mean_of(entry["ap"][key] for entry in entries) for key in ious}}
+
+
+@dataclass
+class Tubes:
+    """Tubes with a box for every frame from the first to the last, all in one array."""
+
+    group: np.ndarray             # (tubes,) int64: video * classes + label
+    first: np.ndarray             # (tubes,) first frame_idx
+    start: np.ndarray             # (tubes + 1,) place of the first frame in box
+    box: np.ndarray               # (frames of all tubes, 4) float64, nan where a tube has no box
+
+    @staticmethod
+    def build(tube, frame, group, box, interpolate: bool = False) -> "Tubes":
+        """tube: (n,) number of the tube that each box belongs to, 0 ..; the other arguments: of each box."""
+        order = np.lexsort((frame, tube))
+        tube, frame, group, box = tube[order], frame[order], group[order], box[order]
+        at, length = runs(tube)
+        first, frames = frame[at], frame[at + length - 1] - frame[at] + 1
+        start = np.concatenate([[0], np.cumsum(frames)])
+        place = start[:-1].repeat(length) + frame - first.repeat(length)
+        dense = np.full((start[-1], 4), np.nan)
+        dense[place] = box
+        if interpolate:                                      # every tube has its first and last box
+            dense = np.column_stack([np.interp(np.arange(start[-1]), place, side) for side in box.T]).reshape(-1, 4)
+        return Tubes(group[at], first, start, dense)
+
+
+def tube_iou(a: Tubes, i: np.ndarray, b: Tubes, j: np.ndarray, pixel: int) -> np.ndarray:
+    """IoU in space and time of tube i[k] of a with tube j[k] of b: (k,)."""
+    n_a, n_b = np.diff(a.start)[i], np.diff(b.start)[j]
+    low = np.maximum(a.first[i], b.first[j])
+    shared = np.maximum(np.minimum(a.first[i] + n_a, b.first[j] + n_b) - low, 0)
+    step, pair = count_up(shared), np.repeat(np.arange(len(i)), shared)
+    box_a = a.box[(a.start[i] + low - a.first[i])[pair] + step]
+    box_b = b.box[(b.start[j] + low - b.first[j])[pair] + step]
+    overlap = np.nan_to_num(box_iou(box_a, box_b, pixel))
+    either = counts(a)[i] + counts(b)[j] - np.bincount(pair, ~np.isnan(box_a[:, 0] + box_b[:, 0]), len(i))
+    return np.bincount(pair, overlap, len(i)) / either
+
+
+def counts(tubes: Tubes) -> np.ndarray:
+    """Frames with a box of each tube: (tubes,)."""
+    return np.add.reduceat(~np.isnan(tubes.box[:, 0]), tubes.start[:-1]) if len(tubes.group) else np.zeros(0)
+
+
+def suppress(group: np.ndarray, score: np.ndarray, overlap, threshold: float, top: int | None = None) -> np.ndarray:
+    """Rows that non-maximum suppression keeps within each group, best first, at most `top` a group.
+
+    overlap(i, j): IoU of rows i[k] and j[k]. The k-th best of all groups suppress at once.
+    """
+    rows = np.lexsort((-score, group))
+    start, length = runs(group[rows])
+    rank, end = count_up(length), np.repeat(start + length, length)
+    alive = np.ones(len(rows), bool)
+    for k in range(length.max(initial=1) - 1):
+        pivot = start[length > k + 1] + k
+        pivot = pivot[alive[pivot]]
+        n = end[pivot] - pivot - 1
+        pivot, other = np.repeat(pivot, n), np.repeat(pivot + 1, n) + count_up(n)
+        pivot, other = pivot[alive[other]], other[alive[other]]
+        alive[other[overlap(rows[pivot], rows[other]) > threshold]] = False
+    rows, kept = rows[alive], runs(group[rows[alive]])[1]
+    return rows if top is None else rows[count_up(kept) < top]
+
+
+def link_tubes(group, frame, box, score, pixel: int, min_length: int) -> tuple[Tubes, np.ndarray]:
+    """Frame detections linked as ACT does: tubes of a class in a video, and their scores (tubes,).
+
+    Of a frame the ten best boxes after suppression at IoU 0.3 take part. Frame by frame each live tube, the one
+    with the highest mean score first, takes the best-scored free box with IoU >= 0.2 to its last one;
+    boxes left over begin tubes; a tube whose last box is more than five frames back has ended. Its score is the mean; gaps are
+    interpolated; tubes shorter than min_length frames are dropped. All arguments: of each detection, (m,).
+    """
+    rows = suppress(group * 2 ** 24 + frame, score, lambda i, j: box_iou(box[i], box[j], pixel), 0.3, top=10)
+    rows = rows[np.lexsort((-score[rows], group[rows], frame[rows]))]
+    tube = np.full(len(rows), -1)
+    group, frame, box, score = group[rows], frame[rows], box[rows], score[rows]
+    live, total, count, last, tubes = np.zeros(0, int), np.zeros(len(rows)), np.zeros(len(rows), int), np.zeros(len(rows), int), 0
+    for start, length in zip(*runs(frame)):                  # all videos and classes go through a frame together
+        here = np.arange(start, start + length)
+        live = live[frame[start] - frame[last[live]] <= 5]
+        live = live[np.lexsort((-total[live] / count[live], group[last[live]]))]
+        turn = count_up(runs(group[last[live]])[1])
+        low, high = (np.searchsorted(group[here], group[last[live]], side) for side in ("left", "right"))
+        for k in range(turn.max(initial=-1) + 1):            # the k-th best tube of every video and class
+            mine = np.flatnonzero((turn == k) & (high > low))
+            n = high[mine] - low[mine]
+            t, d = np.repeat(mine, n), here[np.repeat(low[mine], n) + count_up(n)]
+            good = (tube[d] < 0) & (box_iou(box[d], box[last[live[t]]], pixel) >= 0.2)
+            t, d = t[good], d[good]
+            first = runs(t)[0]                               # boxes come by descending score
+            tube[d[first]], last[live[t[first]]] = live[t[first]], d[first]
+        matched = here[tube[here] >= 0]
+        total[tube[matched]] += score[matched]
+        count[tube[matched]] += 1
+        new = here[tube[here] < 0]
+        born = np.arange(tubes, tubes + len(new))
+        tube[new], last[born], total[born], count[born], tubes = born, new, score[new], 1, tubes + len(new)
+        live = np.concatenate([live, born])
+    found = Tubes.build(tube, frame, group, box, interpolate=True)
+    long = np.flatnonzero(np.diff(found.start) >= min_length)
+    keep = np.isin(tube, long)
+    _, renumbered = np.unique(tube[keep], return_inverse=True)
+    return (Tubes.build(renumbered, frame[keep], group[keep], box[keep], interpolate=True),
+            total[long] / count[long])
 
 
 # ---------------------------------------------------------------- what it says
@@ -298,16 +814,169 @@ def print_table(result: dict) -> None:
     width = max([len(entry["name"]) for entry in entries] + [5])
     print(f"{'id':>5}  {'class':<{width}}  {'split':<5}  {'AP':>6}  {'gt':>8}  {'predictions':>11}")
     for entry in entries:
-        print(f"{entry['id']:>5}  {entry['name']:<{width}}  {entry['split'] or '':<5}  {_percent(entry['ap']):>6}  "
+        print(f"{entry['id']:>5}  {entry['name']:<{width}}  {entry['split'] or '':<5}  {percent(entry['ap']):>6}  "
               f"{entry['gt']:>8}  {entry['predictions']:>11}")
-    print(_means(result))
+    print("mAP  " + means(result["mean_ap"]))
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def _means(result: dict) -> str:
-    """`mAP  base 71.63  novel 61.41  all 65.00`, without the sides that were not asked for."""
-    shown = [split for split in ("base", "novel") if result["mean_ap"][split] is not None] + ["all"]
-    return "mAP  " + "  ".join(f"{split} {_percent(result['mean_ap'][split])}" for split in shown)
+def means(mean_ap: dict) -> str:
+    """`base 71.63  novel 61.41  all 65.00`, without the sides that were not asked for."""
+    shown = [split for split in ("base", "novel") if mean_ap[split] is not None] + ["all"]
+    return "  ".join(f"{split} {percent(mean_ap[split])}" for split in shown)
+
+
+def mean_and_spread(results: list[dict]) -> dict:
+    """Mean and standard deviation of the three means over several splits, seeds or checkpoints."""
+    rows = {split: [result["mean_ap"][split] for result in results] for split in ("base", "novel", "all")}
+    whole = {split: None not in values for split, values in rows.items()}
+    return {"protocol": results[0]["protocol"], "iou": results[0]["iou"], "mean_of": len(results),
+            "mean_ap": {split: mean_of(values) if whole[split] else None for split, values in rows.items()},
+            "spread": {split: float(np.std(values, ddof=1)) if whole[split] else None for split, values in rows.items()}}
+
+
+def print_boxes(report: dict) -> None:
+    print(f"boxes alone  people {report['boxes']}  proposals {report['proposals']}  "
+          f"recall {percent(report['recall'])}  AP {percent(report['ap'])}")
+
+
+def print_video_map(result: dict) -> None:
+    print(f"video mAP  " + "  ".join(f"@{key} {percent(value)}" for key, value in result["map"].items())
+          + f"  tubes {result['tubes']}  ground truth {result['gt']}  min length {result['min_length']} frames")
+
+
+def write_json(path, results: dict | list[dict]) -> None:
+    """The results with the versions that made them, at full precision; one result, or a list of several."""
+    versions = {"python": platform.python_version()}
+    versions |= {name: sys.modules[name].__version__ for name in ("numpy", "torch", "torchvision", "av")
+                 if name in sys.modules}
+    if isinstance(results, dict):
+        content = {**results, "versions": versions}
+    else:
+        content = [{**result, "versions": versions} for result in results]
+    with replacing(path) as file:
+        json.dump(content, file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+COLOURS = {"base": (55, 110, 180), "novel": (225, 120, 40), None: (55, 110, 180)}
+
+
+def plot_classes(result: dict, path) -> None:
+    """A PNG of each class's AP as a bar, the best on top, base and novel in two colours."""
+    from PIL import Image, ImageDraw, ImageFont              # only where a picture is asked for
+    font, row, top = ImageFont.load_default(13), 20, 54
+    entries = sorted((entry for entry in result["classes"] if entry["ap"] is not None), key=lambda entry: -entry["ap"])
+    left = 20 + max([int(font.getlength(entry["name"])) for entry in entries] + [60])
+    image = Image.new("RGB", (left + 560, top + row * len(entries) + 30), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((10, 8), f"frame mAP@{result['iou']:g}, {result['protocol']}: {means(result['mean_ap'])}", "black", font)
+    for i, split in enumerate(split for split in ("base", "novel") if result["mean_ap"][split] is not None):
+        draw.rectangle((left + 80 * i, 32, left + 80 * i + 12, 44), COLOURS[split])
+        draw.text((left + 80 * i + 18, 30), split, "black", font)
+    bottom = top + row * len(entries)
+    for tick in range(0, 101, 20):
+        draw.line((left + 5 * tick, top - 4, left + 5 * tick, bottom), (215, 215, 215))
+        draw.text((left + 5 * tick, bottom + 4), str(tick), "black", font, anchor="ma")
+    for i, entry in enumerate(entries):
+        y = top + row * i
+        draw.text((left - 8, y + row // 2), entry["name"], "black", font, anchor="rm")
+        draw.rectangle((left, y + 2, left + 500 * entry["ap"], y + row - 3), COLOURS[entry["split"]])
+        draw.text((left + 500 * entry["ap"] + 6, y + row // 2), percent(entry["ap"]), "black", font, anchor="lm")
+    with replacing(path, binary=True) as file:
+        image.save(file, "PNG")
+
+
+# ---------------------------------------------------------------- the command line
+
+def parse_args() -> argparse.Namespace:
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    group = parser.add_argument_group("a saved file")
+    group.add_argument("--predictions", nargs="+", metavar="CSV", help="rows " + LAYOUT["predictions"].replace("%", "%%")
+                       + "; several files (seeds, checkpoints) give mean and spread")
+    group.add_argument("--ground-truth", metavar="CSV|PKL", help="AVA's CSV, an annotations CSV, or ACT's pickle")
+    group.add_argument("--label-map", metavar="PBTXT", help="the classes that count; of CSVs with ids, the names. "
+                       "None: the .pbtxt beside the predictions, if there is one")
+    group.add_argument("--exclude", metavar="CSV", help="keyframes that do not count: video,keyframe")
+    group.add_argument("--novel", metavar="TXT", help="names of the novel classes, one a line; the others are base")
+    group.add_argument("--split", nargs="+", type=int, default=[1], help="test splits of JHMDB-21; several give each and the mean")
+    group = parser.add_argument_group("protocol")
+    group.add_argument("--protocol", nargs="+", choices=["ava", "act"], help="None: act for a pickle, ava for a CSV")
+    group.add_argument("--iou", type=float, default=0.5, help="a detection needs this overlap")
+    group.add_argument("--max-per-keyframe", type=int, default=0, help="best rows of a keyframe that count; the official "
+                       "AVA script takes 50, others have no limit (0)")
+    group.add_argument("--keyframes-without-gt", choices=["false", "ignore"], default="false",
+                       help="detections on keyframes that the ground truth does not name: false as in AVA 2019, or "
+                       "ignored as in AVA 2020")
+    group = parser.add_argument_group("more")
+    group.add_argument("--box-report", action="store_true", help="also recall and AP of the boxes, whatever people do")
+    group.add_argument("--video-map", action="store_true", help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
+    group.add_argument("--json", metavar="FILE", help="write all that was found, to be cited")
+    group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; with several results the first")
+    return parser.parse_args()
+
+
+def score_files(args: argparse.Namespace) -> list[dict]:
+    """One result for each split, predictions file and protocol, each printed."""
+    if not 0 < args.iou <= 1:
+        raise ValueError(f"--iou {args.iou:g} is not in (0, 1]")
+    if args.max_per_keyframe < 0:
+        raise ValueError(f"--max-per-keyframe {args.max_per_keyframe} is negative; 0 is no limit")
+    pickled = Path(args.ground_truth).suffix in (".pkl", ".pickle")
+    results = []
+    for split in args.split if pickled else [None]:
+        for path in args.predictions:
+            beside = Path(path).with_suffix(".pbtxt")
+            map_path = args.label_map or (beside if beside.exists() else None)
+            labels = read_label_map(map_path) if map_path else None
+            truth = read_ground_truth(args.ground_truth, None if pickled else labels, split)
+            detections, left_out = read_predictions(path, truth, labels)
+            excluded = read_excluded(args.exclude, truth) if args.exclude else None
+            novel = read_novel(args.novel, truth) if args.novel else None
+            for protocol in args.protocol or ["act" if pickled else "ava"]:
+                result = frame_map(truth, detections, protocol, args.iou, excluded, args.max_per_keyframe,
+                                   args.keyframes_without_gt)
+                result = summarise(result, novel) if novel else result
+                result["left_out"] = left_out | result["left_out"]
+                result = {"predictions_file": str(path), "ground_truth_file": str(args.ground_truth),
+                          "label_map": map_path and str(map_path), "test_split": split, **result}
+                print(f"{path}" + (f"  split {split}" if pickled else ""))
+                print_table(result)
+                if args.box_report:
+                    result["box_report"] = box_report(truth, distinct_boxes(truth, detections), protocol, args.iou)
+                    print_boxes(result["box_report"])
+                results.append(result)
+            if args.video_map:
+                results[-1]["video_map"] = video_map(truth, detections)
+                print_video_map(results[-1]["video_map"])
+            print()
+    return results
+
+
+def main() -> None:
+    args = parse_args()
+    if not args.predictions or not args.ground_truth:
+        raise ValueError("nothing to score; give --predictions CSV and --ground-truth CSV|PKL")
+    results = score_files(args)
+
+    # several splits, seeds or checkpoints: the mean of each protocol
+    for protocol in sorted({result["protocol"] for result in results}):
+        of_protocol = [result for result in results if result["protocol"] == protocol]
+        if len(of_protocol) > 1:
+            results.append(mean_and_spread(of_protocol))
+            print(f"mean of {len(of_protocol)}, {protocol}: {means(results[-1]['mean_ap'])}"
+                  f"  standard deviation {means(results[-1]['spread'])}")
+    if args.json:
+        write_json(args.json, results[0] if len(results) == 1 else results)
+    if args.plot:
+        plot_classes(results[0], args.plot)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -101,11 +101,17 @@ def pool_regions(feature_map: Tensor, boxes: list[Tensor], size: int = 7) -> Ten
     feature_map (B, M, h, w); boxes has one (N_b, 4) tensor per clip, xyxy in [0, 1], N_b may be 0. -> (N, M)
     """
     h, w = feature_map.shape[-2:]
-    cells = torch.tensor([w, h, w, h], dtype=torch.float32, device=feature_map.device)    # [0, 1] -> grid cells
-    rois = [b.to(feature_map.device, torch.float32) * cells for b in boxes]
+    boxes_cat = torch.cat(boxes).float()
+    cells = boxes_cat * boxes_cat.new_tensor([w, h, w, h])                                # [0, 1] -> grid cells, only here
+    rois = torch.cat([clip_of_box(boxes)[:, None].to(cells), cells], dim=1)               # (N, 5): clip, box
     # not in the paper: 7 x 7 bins, aligned. CPUs have RoIAlign in float32 only.
-    bins = roi_align(feature_map.float(), rois, size, aligned=True)                       # (N, M, 7, 7)
-    return bins.mean(dim=(2, 3))                                                          # (N, M)
+    bins = roi_align(feature_map.float(), rois.to(feature_map.device, non_blocking=True), size, aligned=True)
+    return bins.mean(dim=(2, 3))                                                          # (N, M, 7, 7) -> (N, M)
+
+
+def clip_of_box(boxes: list[Tensor]) -> Tensor:
+    """Which clip each of the N boxes is in: (N,) int64."""
+    return torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes]))
 
 
 # ---------------------------------------------------------------- words to tokens
@@ -278,6 +284,11 @@ class ViCLIP(nn.Module):
         """Recompute the video encoder's blocks during backward: less memory, about a third more time."""
         self.vision_encoder.transformer.gradient_checkpointing = on
 
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep the learnable tau within ViCLIP's bounds; call it after each optimiser step."""
+        self.temp.clamp_(*TAU_RANGE)
+
     def encode_video(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Global features and the map of a batch of clips; deterministic, every token used.
 
@@ -316,14 +327,8 @@ class ViCLIP(nn.Module):
         f_global, f_map = self.encode_video(video)
         f_region = self.region_features(f_map, boxes)
         f_text = text if text.is_floating_point() else self.text_encoder(text)
-        fused = fuse(f_region, f_global.float()[clip_of_box(boxes, video.device)], beta)
+        fused = fuse(f_region, f_global.float()[clip_of_box(boxes).to(video.device)], beta)
         return self.logits(fused, f_text)
-
-
-def clip_of_box(boxes: list[Tensor], device=None) -> Tensor:
-    """Which clip each of the N boxes is in: (N,) int64."""
-    counts = torch.tensor([len(b) for b in boxes])
-    return torch.repeat_interleave(torch.arange(len(boxes)), counts).to(device, non_blocking=True)
 
 
 # ---------------------------------------------------------------- weights in
