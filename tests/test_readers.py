@@ -1,5 +1,6 @@
 """Every reader, on real samples where the development tree has them and on official-layout files written here."""
 
+import argparse
 import collections
 import gzip
 import json
@@ -64,7 +65,7 @@ def test_label_maps_of_other_sets_are_read_in_both_styles():
     blocks = read_label_map(SAMPLES / "ava" / "custom_label_block_style.pbtxt")
     assert list(blocks) == list(range(1, 9)) and blocks[6] == "OffNest"
     assert read_label_map(SAMPLES / "ava_mmaction2" / "action_list.txt") == {
-        12: "action1", 17: "action2", 79: "action3", 80: "action3"}
+        12: "action1", 17: "action2", 79: "action3", 80: "action3 (80)"}
 
 
 @needs_samples
@@ -377,9 +378,9 @@ def test_mmaction2s_ava_sample_keeps_several_labels_a_person(tmp_path):
     train = read_ava(ava_folder(tmp_path, "train", "2.2", csv, excluded))
     assert rows(train, "person") == [("0f39OWEqJ24", 902.0, AVA_80[i - 1], 0) for i in (12, 17, 79)]  # 903, -Z..: excluded
     assert len(np.unique(train.box, axis=0)) == 1
-    labels = SAMPLES / "ava_mmaction2" / "action_list.txt"
-    with pytest.raises(ValueError, match="two ids of the label map share a name"):
-        read_ava(tmp_path, label_map=labels)
+    own = read_ava(tmp_path, label_map=SAMPLES / "ava_mmaction2" / "action_list.txt")
+    assert own.texts == ["action1", "action2", "action3", "action3 (80)"] and own.ids == [12, 17, 79, 80]
+    assert [row[2] for row in rows(own)] == ["action1", "action2", "action3"]
 
 
 def test_ava_reads_rows_of_2_columns_and_says_what_it_drops(tmp_path):
@@ -403,7 +404,7 @@ def test_ava_reads_rows_of_2_columns_and_says_what_it_drops(tmp_path):
     name = "ava_val_v2.1.csv"
     assert sorted(val.faults) == [f"{name}:4: the box is outside the picture or empty, dropped",
                                   f"{name}:6: the action id is not in the label map, dropped",
-                                  f"{name}:7: not one of the annotated seconds 902-906, dropped",
+                                  f"{name}:7: not an annotated second (902-906), dropped",
                                   f"{name}:8: the row is there twice, dropped"]
     everything = read_ava(root, "train", all_classes=True)
     assert len(everything.texts) == 80 and everything.ids == list(range(1, 81)) and "crawl" in [r[2] for r in rows(everything)]
@@ -750,16 +751,24 @@ def test_alignment_table_is_built_from_any_mix(tmp_path):
     vidor(tmp_path / "vidor", "123", {0: {2: (0, 0, 320, 180), 3: (0, 0, 320, 180)}}, 10)
     write(tmp_path / "own" / "a.mp4")
     write(tmp_path / "own" / "a.csv", "a.mp4,1,0.1,0.1,0.5,0.5,A boy runs\n")
-    everything = dict(hcstvg=tmp_path / "hc", vidstg=tmp_path / "vs", vidor=tmp_path / "vidor", csv=tmp_path / "own" / "a.csv")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    data.add_alignment_flags(parser)
+    everything = ["--hcstvg", tmp_path / "hc", "--vidstg", tmp_path / "vs", "--vidor", tmp_path / "vidor",
+                  "--csv", tmp_path / "own" / "a.csv"]
+
+    def read(*flags):
+        return data.read_alignment(parser.parse_args([str(flag) for flag in (*everything, *flags)]))
+
     for _ in range(2):                                         # parsed, then from the cache
-        table = data.read_alignment(**everything)
+        table = read()
         assert len(table) == 6 + 2 + 1 and len(table.texts) == 4 and len(table.files) == 4
         assert rows(table)[-1] == ("a.mp4", 1.0, "A boy runs") and table.unit_of(3) == "second" and table.unit_of(0) == "frame"
     movies = write(tmp_path / "movies.txt", "_Gvp-cj3bmIY\n")
-    assert len(data.read_alignment(**everything, exclude=movies)) == 8
-    assert data.samples_of(data.read_alignment(**everything, fraction=0.4)) == 2
-    with pytest.raises(ValueError, match="no alignment data: name a folder by --hcstvg"):
-        data.read_alignment()
+    assert len(read("--exclude-videos", movies)) == 8
+    assert data.samples_of(read("--fraction", 0.4)) == 2
+    with pytest.raises(ValueError, match="--fraction 1.5: a share"):
+        read("--fraction", 1.5)
 
 
 @pytest.fixture
@@ -869,5 +878,5 @@ def test_check_of_the_real_ucf_annotation_scores_one_against_itself(ucf, tmp_pat
 def test_missing_folder_or_flag_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere; name the one with ava's files by --data"):
         data.read_dataset("ava", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="--dataset csv needs --csv FILE"):
-        data.read_dataset("csv")
+    with pytest.raises(FileNotFoundError, match="train.csv: not there; --data names the folder"):
+        data.read_dataset("csv", tmp_path)
