@@ -618,6 +618,18 @@ def test_hcstvg_cuts_a_tube_into_equal_parts_in_the_order_of_its_sentences(tmp_p
     assert len(data.read_hcstvg(write(tmp_path / "c" / "annos" / "hcstvg_v1" / "test.json", hcstvg_entries()).parents[2], "test")) == 6
 
 
+def test_all_splits_of_an_alignment_set_come_as_one_table(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / "hc" / f"{split}v2.json", {f"{split}_{k}": v for k, v in hcstvg_entries().items()})
+    both = data.read_hcstvg(tmp_path / "hc", "all")
+    assert len(both) == 12 and len(both.videos) == 4 and len(both.texts) == 3
+    for i, split in enumerate(("train", "val", "test")):
+        write(tmp_path / "vs" / f"{split}_annotations.json", [vidstg_entry("123", "ride", 0, i, i + 1, f"text {i}")])
+    vidor(tmp_path / "vidor", "123", {0: {f: (0, 0, 320, 180) for f in range(3)}}, 3)
+    whole = data.read_vidstg(tmp_path / "vs", tmp_path / "vidor", "all")
+    assert rows(whole) == [("123", i, f"text {i}") for i in range(3)]
+
+
 def test_hcstvg_entry_without_boxes_is_named(tmp_path):
     entries = hcstvg_entries()
     del entries["55_vfjywN5CN0Y.mp4"]["bbox"]
