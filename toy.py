@@ -17,6 +17,7 @@ so each printed command can be run again by hand.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import math
@@ -245,3 +246,29 @@ def pretrain(folder: Path, out: Path, steps: int, seed: int, batch_size: int = 6
         "model": model.state_dict(), "step": steps, "stage": "pretrain", "arch": "toy", "beta": ovstad.BETA,
         "prompt": ovstad.PROMPT, "classes": [], "base": [], "novel": [], "frames": ovstad.ARCHS["toy"].frames,
         "stride": STRIDE, "short_side": SIZE, "args": {}})
+
+
+# ---------------------------------------------------------------- the stages, as their commands
+
+def run_stage(script, flags: str) -> Path:
+    """Run a training script on the toy, printing the command that does the same; a finished one is not run again."""
+    args = script.parse_args(shlex.split(flags + " --resume"))
+    checkpoint = Path(args.out) / "last.pt"
+    if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["step"] == args.iterations:
+        return checkpoint
+    print(f"\n$ python {script.__name__}.py {flags}", flush=True)
+    return script.train(args)
+
+
+def mean_aps(checkpoint: Path, betas: list[float], flags: str = "") -> list[dict]:
+    """{"base", "novel", "all"} of a checkpoint for each beta; evaluate.py's tables go to eval/report.txt beside it."""
+    out = checkpoint.parent / f"eval-{checkpoint.stem}"
+    command = f"--ckpt {checkpoint} --out {out} --benchmark csv --beta {' '.join(map(str, betas))} {flags}"
+    args = evaluate.parse_args(shlex.split(command))
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "report.txt", "w") as report, contextlib.redirect_stdout(report):
+        results = evaluate.score_checkpoint(str(checkpoint), args, engine.start_process(args.device))
+    evaluate.write_json(out / "results.json", results)
+    return [result["mean_ap"] for result in results]
+
+
