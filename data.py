@@ -1151,16 +1151,23 @@ AVA_SOURCE = "https://research.google.com/ava/download.html"
 
 
 def read_label_map(path) -> dict[int, str]:
-    """Class names by id: AVA's pbtxt of 60 or 80 classes, with or without line breaks, or `id: name` lines."""
-    text = Path(path).read_text(encoding="utf-8")
-    pairs = re.findall(r'name:\s*"([^"]*)"\s*(?:label_)?id:\s*(\d+)', text)
-    pairs = pairs or [(name, i) for i, name in re.findall(r"^\s*(\d+):\s*(\S.*?)\s*$", text, re.MULTILINE)]
+    """Class names by id: a pbtxt in any of its layouts, with or without line breaks, or `id: name` lines."""
+    text = Path(path).read_text(encoding="utf-8-sig")
+    pairs = []
+    for block in re.split(r"\b(?:item|label)\s*\{", text)[1:]:
+        name = re.search(r"""\bname\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", block)
+        number = re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block.replace(name[0], "") if name else block)
+        if not name or not number:
+            raise ValueError(f"{path}: item {{ {' '.join(block.split())[:60]} ... lacks a name or an id")
+        pairs.append((int(number[1]), re.sub(r"\\(.)", r"\1", name[1] or name[2] or "")))
+    pairs = pairs or [(int(i), name) for i, name in re.findall(r"^\s*(\d+)\s*:\s*(\S.*?)\s*$", text, re.MULTILINE)]
     if not pairs:
         raise ValueError(f"{path}: no class in it; expected pbtxt items with name and id, or lines `id: name`")
-    repeated = [i for i in {i for _, i in pairs} if [j for _, j in pairs].count(i) > 1]
+    ids = [i for i, _ in pairs]
+    repeated = [i for i in ids if ids.count(i) > 1 or i < 1]
     if repeated:
-        raise ValueError(f"{path}: id {repeated[0]} is there twice")
-    return {int(i): name for name, i in pairs}
+        raise ValueError(f"{path}: id {repeated[0]} " + ("is there twice" if repeated[0] else "is not 1 or more"))
+    return dict(pairs)
 
 
 def read_ava(data, split: str = "train", version: str | None = None, all_classes: bool = False,

@@ -28,10 +28,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
-import data
-from data import Annotations
-from engine import cli
+from data import JHMDB_21, UCF101_24, Annotations, act_table, gurkirt_table, load_pickle, read_label_map
+from engine import HelpFormatter, cli
 
 
 @dataclass
@@ -66,27 +66,6 @@ def replacing(path, binary: bool = False):
         part.unlink(missing_ok=True)
 
 
-def read_label_map(path) -> dict[int, str]:
-    """{action id: class name} of a pbtxt in any of its layouts, also without newlines, or of lines `id: name`."""
-    text = Path(path).read_text(encoding="utf-8-sig")
-    classes, labels = [], {}
-    for block in re.split(r"\b(?:item|label)\s*\{", text)[1:]:
-        name = re.search(r"""\bname\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", block)
-        number = re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block.replace(name[0], "") if name else block)
-        if not name or not number:
-            raise ValueError(f"{path}: item {{ {' '.join(block.split())[:60]} ... lacks a name or an id")
-        classes.append((number[1], re.sub(r"\\(.)", r"\1", name[1] or name[2] or "")))
-    for number, name in classes or re.findall(r"^[ \t]*(\d+)[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE):
-        number = int(number)
-        if number in labels or number < 1:
-            fault = "stands there twice" if number in labels else "is not 1 or more"
-            raise ValueError(f"{path}: action id {number} {fault}")
-        labels[number] = f"{name} ({number})" if name in labels.values() else name    # two ids of a name stay two
-    if not labels:
-        raise ValueError(f'{path}: holds no classes; expected items like item {{ name: "stand" id: 12 }}')
-    return labels
-
-
 def write_label_map(path, labels: dict[int, str]) -> None:
     """A pbtxt in the layout of the official 60-class AVA files."""
     with replacing(path) as file:
@@ -115,6 +94,12 @@ def write_predictions(path, truth: Annotations, detections: Detections) -> None:
             writer.writerows(zip([truth.videos[v] for v in detections.video[part].tolist()], keyframe,
                                  *exact(detections.box[part]).T.tolist(), ids[detections.label[part]].tolist(),
                                  map(score, detections.score[part].tolist())))
+
+
+def distinct(labels: dict[int, str]) -> dict[int, str]:
+    """The label map with two ids of one name kept apart: "walk" and "walk (7)"."""
+    names = list(labels.values())
+    return {i: name if names.index(name) == place else f"{name} ({i})" for place, (i, name) in enumerate(labels.items())}
 
 
 class Places(dict):
@@ -270,7 +255,7 @@ def read_ground_truth(path, labels: dict[int, str] | None = None, split: int = 1
     stay float64, as the official tools read them.
     """
     if Path(path).suffix in (".pkl", ".pickle"):
-        return read_act_pickle(path, split)
+        return read_pickle(path, split)
     videos = Places()
     table = read_table(path, "ground truth", videos)
     if all(re.fullmatch(r"[+-]?\d*", action) for action in table.actions):
@@ -298,14 +283,16 @@ def read_ground_truth(path, labels: dict[int, str] | None = None, split: int = 1
                        person=person[order].astype(np.int32) if (person >= 0).any() else None)
 
 
-def read_act_pickle(path, split: int) -> Annotations:
-    """The test videos of UCF101-24 or JHMDB-21, whichever the pickle holds."""
-    content = data.load_pickle(path)
+def read_pickle(path, split: int) -> Annotations:
+    """The test videos of UCF101v2-GT.pkl or JHMDB-GT.pkl, or of gurkirt's pyannot.pkl with testlist01.txt beside it."""
+    path = Path(path)
+    content = load_pickle(path)
     count = len(content["labels"]) if isinstance(content, dict) and "labels" in content else 0
-    readers = {24: data.read_ucf101_24, 21: data.read_jhmdb_21}
-    if count not in readers:
-        raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24 or JHMDB-GT.pkl with 21")
-    return readers[count](path, part="test", split=split)
+    if count in (24, 21):
+        return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)
+    if path.name == "pyannot.pkl":
+        return gurkirt_table(path, path.with_name("testlist01.txt"), "test")
+    raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, JHMDB-GT.pkl with 21, or pyannot.pkl")
 
 
 def read_predictions(path, truth: Annotations, labels: dict[int, str] | None = None) -> tuple[Detections, dict]:
@@ -809,8 +796,9 @@ def print_table(result: dict) -> None:
     for reason, count in result["left_out"].items():
         if count:
             print(f"left out: {count} predictions {reason}")
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     print(f"classes {len(entries) - len(missing)} of {len(entries)} counted"
-          + (f"; without ground truth: {', '.join(missing)}" if missing else ""))
+          + (f"; without ground truth: {', '.join(missing[:5])}{more}" if missing else ""))
     width = max([len(entry["name"]) for entry in entries] + [5])
     print(f"{'id':>5}  {'class':<{width}}  {'split':<5}  {'AP':>6}  {'gt':>8}  {'predictions':>11}")
     for entry in entries:
@@ -867,7 +855,6 @@ COLOURS = {"base": (55, 110, 180), "novel": (225, 120, 40), None: (55, 110, 180)
 
 def plot_classes(result: dict, path) -> None:
     """A PNG of each class's AP as a bar, the best on top, base and novel in two colours."""
-    from PIL import Image, ImageDraw, ImageFont              # only where a picture is asked for
     font, row, top = ImageFont.load_default(13), 20, 54
     entries = sorted((entry for entry in result["classes"] if entry["ap"] is not None), key=lambda entry: -entry["ap"])
     left = 20 + max([int(font.getlength(entry["name"])) for entry in entries] + [60])
@@ -893,13 +880,10 @@ def plot_classes(result: dict, path) -> None:
 # ---------------------------------------------------------------- the command line
 
 def parse_args() -> argparse.Namespace:
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     group = parser.add_argument_group("a saved file")
-    group.add_argument("--predictions", nargs="+", metavar="CSV", help="rows " + LAYOUT["predictions"].replace("%", "%%")
-                       + "; several files (seeds, checkpoints) give mean and spread")
+    group.add_argument("--predictions", nargs="+", metavar="CSV", help=f"rows {LAYOUT['predictions']}"
+                       "; several files (seeds, checkpoints) give mean and spread")
     group.add_argument("--ground-truth", metavar="CSV|PKL", help="AVA's CSV, an annotations CSV, or ACT's pickle")
     group.add_argument("--label-map", metavar="PBTXT", help="the classes that count; of CSVs with ids, the names. "
                        "None: the .pbtxt beside the predictions, if there is one")
@@ -934,7 +918,7 @@ def score_files(args: argparse.Namespace) -> list[dict]:
         for path in args.predictions:
             beside = Path(path).with_suffix(".pbtxt")
             map_path = args.label_map or (beside if beside.exists() else None)
-            labels = read_label_map(map_path) if map_path else None
+            labels = distinct(read_label_map(map_path)) if map_path else None
             truth = read_ground_truth(args.ground_truth, None if pickled else labels, split)
             detections, left_out = read_predictions(path, truth, labels)
             excluded = read_excluded(args.exclude, truth) if args.exclude else None
