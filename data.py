@@ -1153,13 +1153,18 @@ AVA_SOURCE = "https://research.google.com/ava/download.html"
 def read_label_map(path) -> dict[int, str]:
     """Class names by id: a pbtxt in any of its layouts, with or without line breaks, or `id: name` lines."""
     text = Path(path).read_text(encoding="utf-8-sig")
-    pairs = []
-    for block in re.split(r"\b(?:item|label)\s*\{", text)[1:]:
-        name = re.search(r"""\bname\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", block)
-        number = re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block.replace(name[0], "") if name else block)
-        if not name or not number:
-            raise ValueError(f"{path}: item {{ {' '.join(block.split())[:60]} ... lacks a name or an id")
-        pairs.append((int(number[1]), re.sub(r"\\(.)", r"\1", name[1] or name[2] or "")))
+    names, pairs = [], []
+
+    def number(match) -> str:                                  # a name may hold anything, even "item {"
+        names.append(re.sub(r"\\(.)", r"\1", match[0].strip()[1:-1]))
+        return f'"{len(names) - 1}"'
+
+    plain = re.sub(r"""(?<=:)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""", number, text)
+    for block in re.split(r"\b(?:item|label)\s*\{", plain)[1:]:
+        name, at = re.search(r'\bname\s*:\s*"(\d+)"', block), re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block)
+        if not name or not at:
+            raise ValueError(f"{path}: item {len(pairs) + 1} lacks a name or an id; expected item {{ name: \"stand\" id: 12 }}")
+        pairs.append((int(at[1]), names[int(name[1])]))
     pairs = pairs or [(int(i), name) for i, name in re.findall(r"^\s*(\d+)\s*:\s*(\S.*?)\s*$", text, re.MULTILINE)]
     if not pairs:
         raise ValueError(f"{path}: no class in it; expected pbtxt items with name and id, or lines `id: name`")

@@ -229,6 +229,8 @@ def fault_of(row: list[str], role: str, frames: bool, known: set[int] | None) ->
             return f"{cell!r} is not a number; expected {LAYOUT[role]}"
     x1, y1, x2, y2 = box = [float(cell) for cell in row[key:key + 4]]
     if min(box) < 0 or max(box) > 1:
+        if key == 1:
+            return f"7 columns, and {row[1]!r} is no x1; expected {LAYOUT[role]}, or video_timestamp in one column"
         return (f"box {','.join(row[key:key + 4])} is outside [0, 1]; divide pixels by the frame's width and height, "
                 "and cut boxes at its border")
     if role == "predictions":

@@ -1,17 +1,26 @@
 """The metrics against hand-worked cases and against slow, plain statements of the same rules."""
 
+import csv
+import gzip
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data import Annotations  # noqa: E402
-from evaluate import Detections, frame_map, summarise  # noqa: E402
+import evaluate  # noqa: E402
+from data import Annotations, read_label_map  # noqa: E402
+from engine import cli  # noqa: E402
+from evaluate import (COLOURS, Detections, average_precision, box_report, distinct_boxes, frame_map,  # noqa: E402
+                      link_tubes, plot_classes, read_excluded, read_ground_truth, read_predictions, summarise,
+                      video_map, write_label_map, write_predictions)
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+needs_samples = pytest.mark.skipif(not SAMPLES.exists(), reason="the real samples are not here")
 
 
 # ---------------------------------------------------------------- the rules once more, slowly
@@ -144,3 +153,430 @@ def test_thousands_of_random_cases_agree_with_the_slow_statement(protocol):
             assert entry["ap"] == (None if slow.get(label) is None else pytest.approx(slow[label], abs=1e-12))
         counted = [ap for ap in slow.values() if ap is not None]
         assert result["mean_ap"]["all"] == (pytest.approx(np.mean(counted), abs=1e-12) if counted else None)
+
+
+# ---------------------------------------------------------------- each rule, worked out by hand
+
+LEFT, RIGHT, FULL = (0.0, 0.0, 0.4, 0.8), (0.6, 0.0, 1.0, 0.8), (0.0, 0.0, 1.0, 1.0)
+ONE, TWO = (0, 902), (0, 903)                                # keyframes
+
+
+def scores(truth, found, protocol="ava", classes=2, **options):
+    """AP of each class; truth: rows (keyframe, box, label, person), found: rows (keyframe, box, label, score)."""
+    annotations, detections = tables(truth, found, classes, (10, 10) if protocol == "act" else None)
+    return [entry["ap"] for entry in frame_map(annotations, detections, protocol, **options)["classes"]]
+
+
+@pytest.mark.parametrize("protocol, area", [("ava", 1 / 3 + 2 / 9), ("act", 1 / 3 + 7 / 36)])
+def test_area_of_true_false_true_with_three_people(protocol, area):
+    # precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3; the trapezoid of the last step is (1/2 + 2/3) / 2 / 3
+    assert average_precision(np.array([True, False, True]), 3, protocol) == pytest.approx(area, abs=1e-15)
+
+
+def test_precision_is_made_non_increasing_for_ava_only():
+    # precision 0, 1/2, 2/3: AVA takes 2/3 for both steps, ACT the trapezoids under the points
+    hits = np.array([False, True, True])
+    assert average_precision(hits, 2, "ava") == pytest.approx(2 / 3)
+    assert average_precision(hits, 2, "act") == pytest.approx(((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2)
+
+
+@pytest.mark.parametrize("protocol, ap", [("ava", 0.5), ("act", 1.0)])
+def test_a_second_box_on_a_person_is_false_for_ava_and_takes_the_next_person_for_act(protocol, ap):
+    people = [(ONE, (0, 0, 0.6, 0.8), 0, 0), (ONE, (0.1, 0, 0.7, 0.8), 0, 1)]
+    boxes = [(ONE, (0, 0, 0.6, 0.8), 0, 2.0), (ONE, (0, 0, 0.6, 0.8), 0, 1.0)]
+    assert scores(people, boxes, protocol)[0] == ap
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("person, box, ap", [
+    ((0.0, 0.0, 0.4, 0.4), (0.0, 0.0, 0.2, 0.4), 1.0),       # the same half of a box ...
+    ((0.1, 0.1, 0.5, 0.5), (0.1, 0.1, 0.3, 0.5), 0.0)])      # ... but 0.3 - 0.1 < 0.2 in float64, as official tools see it
+def test_exact_halves_fall_as_in_float64_whatever_the_boxes_are_kept_in(person, box, ap, dtype):
+    truth, found = tables([(ONE, person, 0, 0)], [(ONE, box, 0, 1.0)], 1)
+    truth.box, found.box = truth.box.astype(dtype), found.box.astype(dtype)
+    assert (slow_iou(person, box, 0) >= 0.5) == ap
+    assert frame_map(truth, found)["mean_ap"]["all"] == ap
+
+
+def test_act_counts_both_border_pixels():
+    # 0..9 x 0..9 pixels and 0..4 x 0..9: 36 / 81 without the border pixels, 50 / 100 with them
+    people, boxes = [(ONE, (0, 0, 0.9, 0.9), 0, 0)], [(ONE, (0, 0, 0.4, 0.9), 0, 1.0)]
+    assert scores(people, boxes, "ava")[0] == 0.0
+    assert scores(people, boxes, "act")[0] == 1.0
+
+
+def test_pixels_survive_float32_fractions():
+    # 3 of 7 pixels and the like have no exact float32; the same halves must come out true
+    truth, found = tables([(ONE, (0, 0, 5 / 7, 6 / 7), 0, 0)], [(ONE, (0, 0, 2 / 7, 6 / 7), 0, 1.0)], 1, (7, 7))
+    truth.box, found.box = truth.box.astype(np.float32), found.box.astype(np.float32)
+    assert frame_map(truth, found, "act")["mean_ap"]["all"] == 1.0      # (2 + 1) / (5 + 1)
+
+
+def test_of_two_people_with_equal_iou_ava_takes_the_higher_person_id():
+    # the first box overlaps both by the same; only if it takes person 7 is person 3 free for the second
+    left, right, middle = (0, 0, 0.5, 0.5), (0.25, 0, 0.75, 0.5), (0.125, 0, 0.625, 0.5)
+    boxes = [(ONE, middle, 0, 2.0), (ONE, left, 0, 1.0)]
+    assert scores([(ONE, left, 0, 3), (ONE, right, 0, 7)], boxes)[0] == 1.0
+    assert scores([(ONE, left, 0, 7), (ONE, right, 0, 3)], boxes)[0] == 0.5
+
+
+def test_degenerate_detections_vanish_for_ava_and_are_false_for_act():
+    people = [(ONE, LEFT, 0, 0)]
+    boxes = [(ONE, (0.2, 0.2, 0.2, 0.4), 0, 9.0), (ONE, (0.9, 0.2, 0.6, 0.4), 0, 8.0), (ONE, LEFT, 0, 1.0)]
+    assert scores(people, boxes, "ava")[0] == 1.0
+    assert scores(people, boxes, "act")[0] == pytest.approx((0 + 1 / 3) / 2)
+
+
+def test_a_person_without_area_is_missed():
+    assert scores([(ONE, (0.2, 0.2, 0.2, 0.4), 0, 0), (ONE, LEFT, 0, 1)], [(ONE, LEFT, 0, 1.0)])[0] == 0.5
+
+
+def test_keyframes_without_ground_truth_are_false_or_ignored():
+    people, boxes = [(ONE, LEFT, 0, 0)], [(TWO, LEFT, 0, 2.0), (ONE, LEFT, 0, 1.0)]
+    assert scores(people, boxes)[0] == 0.5
+    assert scores(people, boxes, keyframes_without_gt="ignore")[0] == 1.0
+    nobody = people + [(TWO, (0, 0, 0, 0), -1, -1)]          # named, with nobody in it
+    assert scores(nobody, boxes, keyframes_without_gt="ignore")[0] == 0.5
+
+
+def test_excluded_keyframes_leave_people_detections_and_counts():
+    people = [(ONE, LEFT, 0, 0), (TWO, LEFT, 0, 0)]
+    truth, found = tables(people, [(TWO, RIGHT, 0, 2.0), (ONE, LEFT, 0, 1.0)], 1)
+    result = frame_map(truth, found, excluded=(np.array([0]), np.array([903])))
+    assert result["mean_ap"]["all"] == 1.0
+    assert (result["keyframes"], result["boxes"], result["predictions"]) == (1, 1, 1)
+    assert (result["classes"][0]["gt"], result["left_out"]["on excluded keyframes"]) == (1, 1)
+
+
+def test_the_limit_keeps_the_best_of_all_classes_and_drops_the_smallest_of_equal_rows():
+    # two rows a keyframe: the 3.0 comes late and pushes out, of the two with 1.0, the one of the smaller id
+    people = [(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0), (ONE, RIGHT, 1, 1)]
+    boxes = [(ONE, LEFT, 1, 1.0), (ONE, LEFT, 0, 1.0), (ONE, RIGHT, 1, 3.0), (ONE, RIGHT, 0, 1.0)]
+    assert scores(people, boxes, max_per_keyframe=2) == [0.0, 1.0]
+    assert scores(people, boxes) == [1.0, 1.0]
+
+
+def test_equal_scores_keep_the_order_of_their_rows():
+    right, wrong = (ONE, LEFT, 0, 1.0), (ONE, RIGHT, 0, 1.0)
+    assert scores([(ONE, LEFT, 0, 0)], [right, wrong])[0] == 1.0
+    assert scores([(ONE, LEFT, 0, 0)], [wrong, right])[0] == 0.5
+
+
+def test_a_class_without_predictions_counts_zero_and_one_without_people_does_not_count():
+    for protocol in ("ava", "act"):
+        truth, found = tables([(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0)], [(ONE, LEFT, 0, 1.0), (ONE, LEFT, 2, 9.0)], 3, (10, 10))
+        result = frame_map(truth, found, protocol)
+        assert [entry["ap"] for entry in result["classes"]] == [1.0, 0.0, None]
+        assert result["mean_ap"]["all"] == 0.5
+        assert [entry["predictions"] for entry in result["classes"]] == [1, 0, 1]
+
+
+def test_base_and_novel_means_are_over_their_own_counted_classes():
+    truth, found = tables([(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0)], [(ONE, LEFT, 0, 1.0)], 3)
+    result = summarise(frame_map(truth, found), {"class 0", "class 2"})
+    assert result["mean_ap"] == {"base": 0.0, "novel": 1.0, "all": 0.5}
+    assert [entry["split"] for entry in result["classes"]] == ["novel", "base", "novel"]
+
+
+def test_nothing_predicted_or_nobody_annotated_is_not_an_error():
+    for protocol in ("ava", "act"):
+        assert scores([(ONE, LEFT, 0, 0)], [], protocol) == [0.0, None]
+        assert scores([], [(ONE, LEFT, 0, 1.0)], protocol) == [None, None]
+
+
+def test_the_ground_truth_as_predictions_scores_exactly_one():
+    rng = np.random.default_rng(0)
+    people = [((v, s), tuple(np.round([x, y, x + 0.2, y + 0.2], 3)), int(rng.integers(3)), 0)
+              for v in range(3) for s in range(20) for x, y in [(0.1 + 0.3 * rng.integers(3), 0.1 * rng.integers(8))]]
+    for protocol in ("ava", "act"):
+        truth, _ = tables(people, [], 3, (320, 240))
+        found = Detections(truth.video, truth.keyframe, truth.box, truth.text, np.ones(len(people)))
+        result = frame_map(truth, found, protocol)
+        assert result["mean_ap"]["all"] == 1.0 and all(entry["ap"] == 1.0 for entry in result["classes"])
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(score=np.array([np.nan])), "score nan of detection 0"), (dict(label=np.array([5])), "labels 5..5"),
+    (dict(box=np.zeros((2, 4))), "shape")])
+def test_detections_without_meaning_are_refused(change, message):
+    truth, found = tables([(ONE, LEFT, 0, 0)], [(ONE, LEFT, 0, 1.0)], 1)
+    for name, value in change.items():
+        setattr(found, name, value)
+    with pytest.raises(ValueError, match=message):
+        frame_map(truth, found)
+
+
+def test_act_without_frame_sizes_is_refused():
+    truth, found = tables([(ONE, LEFT, 0, 0)], [(ONE, LEFT, 0, 1.0)], 1)
+    with pytest.raises(ValueError, match="no frame sizes; use protocol ava"):
+        frame_map(truth, found, "act")
+
+
+# ---------------------------------------------------------------- real ground truth
+
+@needs_samples
+def test_real_ucf101_24_agrees_with_the_slow_statement_under_both_protocols():
+    sample = np.load(SAMPLES / "eval" / "act_ucf24_gt.npz")
+    tube = np.repeat(np.arange(len(sample["tube_video"])), np.diff(sample["tube_offset"]))
+    video, label, rows = sample["tube_video"][tube], sample["tube_label"][tube], sample["rows"]
+    size = np.tile(np.int32([320, 240]), (len(sample["videos"]), 1))
+    box = (rows[:, 1:] / np.array([320, 240, 320, 240])).astype(np.float32)
+    order = np.lexsort((rows[:, 0], video))
+    truth = Annotations(sample["videos"].tolist(), sample["labels"].tolist(), video[order].astype(np.int32),
+                        rows[order, 0].astype(np.int32) - 1, box[order], label[order].astype(np.int32), size=size)
+    rng = np.random.default_rng(0)
+    moved = np.clip(rows[order, 1:] + rng.integers(-25, 26, (len(rows), 4)), 0, [320, 240, 320, 240])
+    guess = np.where(rng.random(len(rows)) < 0.7, truth.text, rng.integers(0, 24, len(rows))).astype(np.int32)
+    score = rng.integers(0, 200, len(rows)).astype(np.float32)                    # many ties
+    found = Detections(truth.video, truth.keyframe, (moved / np.array([320, 240, 320, 240])).astype(np.float32), guess, score)
+    perfect = Detections(truth.video, truth.keyframe, truth.box, truth.text, np.ones(len(rows)))
+    assert frame_map(truth, perfect, "act")["mean_ap"]["all"] == 1.0
+    whole = {protocol: frame_map(truth, found, protocol) for protocol in ("ava", "act")}
+    assert 0.2 < whole["ava"]["mean_ap"]["all"] < whole["act"]["mean_ap"]["all"] < 0.8
+
+    part = [6, 10, 14]                                       # fencing, ice dancing, salsa spin: many people a frame
+    slow_truth = [((v, f), tuple(b), t, 0) for v, f, b, t in zip(truth.video.tolist(), truth.keyframe.tolist(),
+                  rows[order, 1:].astype(float).tolist(), truth.text.tolist()) if t in part]
+    slow_found = [((v, f), tuple(b), t, s) for v, f, b, t, s in zip(truth.video.tolist(), truth.keyframe.tolist(),
+                  moved.astype(float).tolist(), guess.tolist(), score.tolist()) if t in part]
+    for protocol, result in whole.items():
+        for label, ap in slow_frame_map(slow_truth, slow_found, protocol).items():
+            assert result["classes"][label]["ap"] == pytest.approx(ap, abs=1e-12)
+
+
+@needs_samples
+@pytest.mark.parametrize("name, without_gt", [("gt_small.csv", "false"), ("gt_small_2col.csv", "ignore")])
+@pytest.mark.parametrize("limit", [0, 5])
+def test_ava_files_agree_with_the_slow_statement(tmp_path, name, without_gt, limit):
+    path, labels = SAMPLES / "eval" / name, {i: f"class {i}" for i in (1, 11, 12, 17, 59, 74, 79, 80, 5)}
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    slow_truth = [((row[0], float(row[1])), tuple(map(float, row[2:6])) if row[2:] else (0, 0, 0, 0),
+                   int(row[6]) if row[6:] and int(row[6]) in labels else -1, int(row[7]) if row[7:] else -1) for row in rows]
+    rng = np.random.default_rng(1)
+    written, slow_found = [], []
+    for (video, second), box, _, _ in slow_truth * 3 + [(("1j20qq1JyX4", 1000.0), LEFT, 0, 0), (("nobody", 1.0), LEFT, 0, 0)] * 4:
+        moved = np.round(np.clip(np.array(box) + rng.integers(-60, 61, 4) / 1000, 0, 1), 3).tolist()
+        label, score = int(rng.choice([1, 2, 11, 12, 74, 80])), round(rng.random(), 1)
+        written.append([video, f"{int(second):04d}" if rng.random() < 0.5 else int(second), *moved, label, score])
+        if label in labels:
+            slow_found.append(((video, second), tuple(moved), label, score))
+    with open(tmp_path / "p.csv", "w", newline="") as file:
+        csv.writer(file).writerows(written)
+    truth = read_ground_truth(path, labels)
+    found, left_out = read_predictions(tmp_path / "p.csv", truth, labels)
+    excluded = read_excluded(SAMPLES / "eval" / "excluded_small.csv", truth)
+    with open(SAMPLES / "eval" / "excluded_small.csv", newline="") as file:
+        slow_excluded = {(video, float(second)) for video, second in csv.reader(file)}
+    result = frame_map(truth, found, excluded=excluded, max_per_keyframe=limit, keyframes_without_gt=without_gt)
+    slow = slow_frame_map(slow_truth, slow_found, "ava", excluded=slow_excluded, limit=limit, without_gt=without_gt)
+    assert left_out["of classes that are not evaluated"] == len(written) - len(slow_found)
+    assert sum(ap is not None and ap > 0 for ap in slow.values()) >= 4
+    for entry in result["classes"]:
+        assert entry["ap"] == (None if slow.get(entry["id"]) is None else pytest.approx(slow[entry["id"]], abs=1e-12))
+
+
+# ---------------------------------------------------------------- files
+
+AVA_MAP = """item {\n  name: "stand"\n  id: 12\n}\nitem {\n  name: "open (e.g., a window, a car door)"\n  id: 38\n}\n"""
+AVA_NAMES = {12: "stand", 38: "open (e.g., a window, a car door)"}
+
+
+@pytest.mark.parametrize("text", [
+    AVA_MAP, AVA_MAP.replace("\n", " "), AVA_MAP.replace("item", "label").replace("  id:", '  label_id:'),
+    AVA_MAP.replace('"', "'"), "\ufeff" + AVA_MAP, "12: stand\n38: open (e.g., a window, a car door)\n",
+    "item { id: 12 name: 'stand' } item{id:38 name:\"open (e.g., a window, a car door)\"}"])
+def test_a_label_map_is_read_in_every_layout(tmp_path, text):
+    (tmp_path / "map.pbtxt").write_text(text, encoding="utf-8")
+    assert read_label_map(tmp_path / "map.pbtxt") == AVA_NAMES
+
+
+@needs_samples
+def test_the_real_label_maps_have_their_sixty_classes():
+    many = read_label_map(SAMPLES / "ava" / "ava_action_list_v2.1_for_activitynet_2018.pbtxt.txt")
+    one_line = read_label_map(SAMPLES / "ava" / "ava_action_list_v2.2_for_activitynet_2019.singleline.pbtxt.txt")
+    lines = read_label_map(SAMPLES / "ava_mmaction2" / "label_map.txt")
+    assert many == one_line == lines and len(many) == 60 and many[80] == "watch (a person)"
+
+
+def test_any_class_name_survives_the_label_map(tmp_path):
+    labels = {1: 'say "hi", id: 7 \\ wave', 5: "item { name }", 6: "tänzeln"}
+    write_label_map(tmp_path / "map.pbtxt", labels)
+    assert read_label_map(tmp_path / "map.pbtxt") == labels
+
+
+@pytest.mark.parametrize("text", ["", "item {}", 'item { name: "a" }', "item { id: 3 }", 'item { name: "a" id: 0 }',
+                                  'item { name: "a" id: 1 } item { name: "b" id: 1 }'])
+def test_a_label_map_without_classes_is_refused_with_its_name(tmp_path, text):
+    (tmp_path / "map.pbtxt").write_text(text)
+    with pytest.raises(ValueError, match="map.pbtxt: "):
+        read_label_map(tmp_path / "map.pbtxt")
+
+
+@pytest.mark.parametrize("unit, keyframes, written", [
+    ("frame", np.array([0, 41], np.int32), ["1", "42"]), ("second", np.array([902, 1.1], np.float32), ["0902", "1.1"])])
+def test_a_written_file_has_outside_keyframes_and_ids_and_scores_as_the_arrays(tmp_path, unit, keyframes, written):
+    box = np.array([[0.077, 0, 0.3, 0.8], [1 / 3, 0.2, 1, 1]], np.float32)
+    truth = Annotations(["a,b/v_1", "c"], ["walk", 'say "hi"'], np.int32([0, 1]), keyframes, box, np.int32([0, 1]),
+                        unit=unit, size=np.int32([[320, 240]] * 2), ids=[14, 3])
+    found = Detections(truth.video, keyframes, box, np.int32([1, 1]), np.array([-12.5, 1 / 3], np.float32))
+    write_predictions(tmp_path / "p.csv", truth, found)
+    with open(tmp_path / "p.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[1] for row in rows] == written
+    assert rows[0] == ["a,b/v_1", written[0], "0.077", "0.0", "0.3", "0.8", "3", "-12.5"]
+    assert read_label_map(tmp_path / "p.pbtxt") == {14: "walk", 3: 'say "hi"'}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.pbtxt"]
+
+    again, left_out = read_predictions(tmp_path / "p.csv", truth)
+    assert again.video.tolist() == [0, 1] and again.label.tolist() == [1, 1]
+    assert again.keyframe.astype(keyframes.dtype).tolist() == keyframes.tolist()
+    assert again.score.astype(np.float32).tolist() == found.score.tolist()
+    assert set(left_out.values()) == {0}
+    for protocol in ("ava", "act"):
+        assert frame_map(truth, again, protocol) == frame_map(truth, found, protocol)
+
+
+def test_a_failure_leaves_the_old_file_and_no_half_of_a_new_one(tmp_path):
+    truth, found = tables([(ONE, LEFT, 0, 0)], [(ONE, LEFT, 0, 1.0)] * 5000, 1)
+    (tmp_path / "p.csv").write_text("old")
+    found.label[4000] = 7                                    # no such class
+    with pytest.raises(IndexError):
+        write_predictions(tmp_path / "p.csv", truth, found)
+    assert (tmp_path / "p.csv").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.pbtxt"]
+
+
+TRUTH = "v_1,0902,0.0,0.0,0.4,0.8,12,3\nv_1,0903,0.6,0.0,1.0,0.8,38,3\n"
+
+
+def score_text(folder, truth, predictions, labels=AVA_NAMES, **options):
+    """AP by id of two files given as text."""
+    (folder / "g.csv").write_text(truth)
+    (folder / "p.csv").write_text(predictions)
+    annotations = read_ground_truth(folder / "g.csv", labels)
+    detections, _ = read_predictions(folder / "p.csv", annotations, labels)
+    return {entry["id"]: entry["ap"] for entry in frame_map(annotations, detections, **options)["classes"]}
+
+
+@pytest.mark.parametrize("predictions", [
+    "v_1,0902,0.0,0.0,0.4,0.8,12,0.5\nv_1,0903,0.6,0.0,1.0,0.8,38,0.5\n",
+    "v_1,902,0,0,0.4,0.8,12,5e-1\nv_1,903.000000,0.6,0,1,0.8,38,7\n",
+    "v_1_0902,0.0,0.0,0.4,0.8,12,0.5\nv_1_903,0.6,0.0,1.0,0.8,38,0.5\n",
+    '"v_1,0902",0.0,0.0,0.4,0.8,12,0.5\n"v_1,0903",0.6,0.0,1.0,0.8,38,0.5\n',
+    "video,keyframe,x1,y1,x2,y2,action_id,score\n\nv_1, 0902, 0.0, 0.0, 0.4, 0.8, 12, 0.5\nv_1,0904\n\nv_1,0903,0.6,0.0,1.0,0.8,38,0.5"])
+def test_predictions_are_read_with_any_spelling_of_the_keyframe(tmp_path, predictions):
+    assert score_text(tmp_path, TRUTH, predictions) == {12: 1.0, 38: 1.0}
+
+
+@pytest.mark.parametrize("truth, labels", [
+    (TRUTH, AVA_NAMES), (TRUTH, None), ("v_1,902,0,0,0.4,0.8,12\nv_1,903,0.6,0,1,0.8,38\n", AVA_NAMES),
+    ('video,keyframe,x1,y1,x2,y2,text,person\nv_1,902,0,0,0.4,0.8,stand,\nv_1,903,0.6,0,1,0.8,"open (e.g., a window, a car door)",\n',
+     AVA_NAMES)])
+def test_ground_truth_is_read_with_seven_or_eight_columns_ids_or_names(tmp_path, truth, labels):
+    predictions = "v_1,902,0,0,0.4,0.8,12,1\nv_1,903,0.6,0,1,0.8,38,1\n"
+    assert score_text(tmp_path, truth, predictions, labels) == {12: 1.0, 38: 1.0}
+
+
+def test_class_names_without_a_label_map_are_numbered_in_alphabetical_order(tmp_path):
+    truth = "v,1,0,0,0.4,0.8,walk\nv,1,0,0,0.4,0.8,sit\n"
+    assert score_text(tmp_path, truth, "v,1,0,0,0.4,0.8,1,1\n", None) == {1: 1.0, 2: 0.0}
+    assert read_ground_truth(tmp_path / "g.csv").texts == ["sit", "walk"]
+
+
+def test_rows_of_classes_outside_the_label_map_are_dropped_before_the_limit(tmp_path):
+    predictions = "v_1,902,0,0,0.4,0.8,2,9\nv_1,902,0,0,0.4,0.8,12,1\nv_1,903,0.6,0,1,0.8,38,1\n"
+    truth = TRUTH + "v_1,902,0,0,0.4,0.8,2,3\n"
+    assert score_text(tmp_path, truth, predictions, max_per_keyframe=1) == {12: 1.0, 38: 1.0}
+
+
+def test_a_keyframe_named_by_two_columns_or_by_another_class_is_not_ignored(tmp_path):
+    predictions = "v_1,904,0,0,0.4,0.8,12,9\nv_1,902,0,0,0.4,0.8,12,1\n"
+    assert score_text(tmp_path, TRUTH, predictions, keyframes_without_gt="ignore")[12] == 1.0
+    for more in ("v_1,904\n", "v_1,0904,0,0,1,1,2,4\n"):
+        assert score_text(tmp_path, TRUTH + more, predictions, keyframes_without_gt="ignore")[12] == 0.5
+
+
+def test_a_video_without_ground_truth_is_false_and_may_be_excluded(tmp_path):
+    predictions = "new,904,0,0,0.4,0.8,12,9\nv_1,902,0,0,0.4,0.8,12,1\n"
+    assert score_text(tmp_path, TRUTH, predictions)[12] == 0.5
+    (tmp_path / "e.csv").write_text("new,0904\nother,1\n")
+    for excluded_first in (True, False):
+        truth = read_ground_truth(tmp_path / "g.csv", AVA_NAMES)
+        excluded = read_excluded(tmp_path / "e.csv", truth) if excluded_first else None
+        found, _ = read_predictions(tmp_path / "p.csv", truth, AVA_NAMES)
+        excluded = excluded or read_excluded(tmp_path / "e.csv", truth)
+        assert frame_map(truth, found, excluded=excluded)["classes"][0]["ap"] == 1.0
+
+
+def test_compressed_files_are_read_and_long_ones_in_the_order_of_their_rows(tmp_path):
+    with gzip.open(tmp_path / "p.csv.gz", "wt") as file:
+        file.writelines(f"v{i % 7},{i % 11},0.{i % 9},0,1,1,{1 + i % 3},{i}\n" for i in range(9000))
+    truth, _ = tables([(ONE, LEFT, 0, 0)], [], 3)
+    found, _ = read_predictions(tmp_path / "p.csv.gz", truth)
+    i = np.arange(9000)
+    assert (found.score == i).all() and (found.keyframe == i % 11).all() and (found.label == i % 3).all()
+    assert [truth.videos[v] for v in found.video] == [f"v{k % 7}" for k in i] and (found.box[:, 0] == i % 9 / 10).all()
+
+
+GOOD = "v_1,0902,0.0,0.0,0.4,0.8,12,0.5\n"
+
+
+@pytest.mark.parametrize("bad, message", [
+    ("v_1,0902,0.0,0.0,0.4,0.8,12", "7 columns, and '0902' is no x1; expected video,keyframe,"),
+    ("v,0902,0.0,0.0,0.4,0.8,12", "'v' is not a video and a time"),
+    ("v_1,0902,0.0,0.0,0.4,0.8,12,0.5,7", "9 columns; expected video,keyframe,x1,y1,x2,y2,action_id,score"),
+    ("v_1,noon,0.0,0.0,0.4,0.8,12,0.5", "'v_1,noon' is not a video and a time in seconds"),
+    ("v_1,-3,0.0,0.0,0.4,0.8,12,0.5", "'v_1,-3' is not a video and a time in seconds, 0 or more"),
+    (",0902,0.0,0.0,0.4,0.8,12,0.5", "',0902' is not a video"),
+    ("v_1,0902,0.0,zero,0.4,0.8,12,0.5", "'zero' is not a number"),
+    ("v_1,0902,0.0,,0.4,0.8,12,0.5", "'' is not a number"),
+    ("v_1,0902,0.0,nan,0.4,0.8,12,0.5", "'nan' is not a finite number"),
+    ("v_1,0902,0.0,0.0,0.4,0.8,12,nan", "'nan' is not a finite number"),
+    ("v_1,0902,0.0,0.0,0.4,0.8,12,inf", "'inf' is not a finite number"),
+    ("v_1,0902,0.0,0.0,0.4,1.01,12,0.5", r"box 0.0,0.0,0.4,1.01 is outside \[0, 1\]; divide pixels"),
+    ("v_1,0902,-0.2,0.0,0.4,0.8,12,0.5", r"box -0.2,0.0,0.4,0.8 is outside \[0, 1\]"),
+    ("v_1,0902,0.0,0.0,0.4,0.8,0,0.5", "action id '0' is not a whole number, 1 or more"),
+    ("v_1,0902,0.0,0.0,0.4,0.8,stand,0.5", "action id 'stand' is not a whole number"),
+    ("v_1,0902,0.0,0.0,0.4,0.8,1.5,0.5", "action id '1.5' is not a whole number"),
+    ("v_1,0902,0.0,0.0,0.4,0.8,,0.5", "is this a file of proposals")])
+def test_a_bad_prediction_is_named_by_file_line_and_value(tmp_path, bad, message):
+    (tmp_path / "p.csv").write_text(GOOD * 2500 + bad + "\n" + GOOD)
+    truth, _ = tables([(ONE, LEFT, 0, 0)], [], 13)
+    with pytest.raises(ValueError, match=f"p.csv:2501: .*{message}"):
+        read_predictions(tmp_path / "p.csv", truth)
+
+
+@pytest.mark.parametrize("bad, message", [
+    ("v_1,0902,0.4,0.0,0.3,0.8,12,3", "is not x1 <= x2, y1 <= y2"), ("v_1,0902,0,0,300,200,12,3", "divide pixels"),
+    ("v_1,0902,0,0,1,1,12,Ann", "person id 'Ann' is not a whole number"), ("v_1,0902,0.4", "3 columns"),
+    ("v_1", "1 columns")])
+def test_a_bad_ground_truth_row_is_named_by_file_line_and_value(tmp_path, bad, message):
+    (tmp_path / "g.csv").write_text(TRUTH + bad + "\n")
+    with pytest.raises(ValueError, match=f"g.csv:3: .*{message}"):
+        read_ground_truth(tmp_path / "g.csv", AVA_NAMES)
+
+
+def test_frames_count_from_one_and_unknown_ids_and_videos_are_told(tmp_path):
+    truth = Annotations(["c/v"], ["walk", "sit"], np.int32([0]), np.int32([0]), np.array([LEFT]), np.int32([0]))
+    (tmp_path / "p.csv").write_text("c/v,1,0,0,0.4,0.8,1,1\nc/train,1,0,0,0.4,0.8,1,1\n")
+    found, left_out = read_predictions(tmp_path / "p.csv", truth)
+    assert found.keyframe.tolist() == [0] and left_out["on videos that the ground truth lacks"] == 1
+    for bad, message in (("c/v,0,0,0,0.4,0.8,1,1", "a frame number, 1 or more"), ("c/v,1.5,0,0,0.4,0.8,1,1", "a frame number"),
+                         ("c/v,1,0,0,0.4,0.8,3,1", "action id 3 is not one of the 2 classes; expected 1 to 2")):
+        (tmp_path / "p.csv").write_text(bad + "\n")
+        with pytest.raises(ValueError, match=f"p.csv:1: .*{message}"):
+            read_predictions(tmp_path / "p.csv", truth)
+    (tmp_path / "p.csv").write_text("c/train,1,0,0,0.4,0.8,1,1\n")
+    with pytest.raises(ValueError, match="no row is of a class and a video of the ground truth"):
+        read_predictions(tmp_path / "p.csv", truth)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00bad", b"a,b\x00,c"])
+def test_empty_and_binary_files_are_refused(tmp_path, content):
+    (tmp_path / "p.csv").write_bytes(content)
+    truth, _ = tables([(ONE, LEFT, 0, 0)], [], 1)
+    for read in (lambda: read_predictions(tmp_path / "p.csv", truth), lambda: read_ground_truth(tmp_path / "p.csv"),
+                 lambda: read_excluded(tmp_path / "p.csv", truth)):
+        with pytest.raises(ValueError, match="p.csv"):
+            read()
