@@ -697,7 +697,7 @@ class Tubes:
         place = start[:-1].repeat(length) + frame - first.repeat(length)
         dense = np.full((start[-1], 4), np.nan)
         dense[place] = box
-        if interpolate:                                      # every tube has its first and last box
+        if interpolate and len(place):                       # every tube has its first and last box
             dense = np.column_stack([np.interp(np.arange(start[-1]), place, side) for side in box.T]).reshape(-1, 4)
         return Tubes(group[at], first, start, dense)
 
@@ -774,12 +774,12 @@ def link_tubes(group, frame, box, score, pixel: int, min_length: int) -> tuple[T
         born = np.arange(tubes, tubes + len(new))
         tube[new], last[born], total[born], count[born], tubes = born, new, score[new], 1, tubes + len(new)
         live = np.concatenate([live, born])
-    found = Tubes.build(tube, frame, group, box, interpolate=True)
-    long = np.flatnonzero(np.diff(found.start) >= min_length)
-    keep = np.isin(tube, long)
-    _, renumbered = np.unique(tube[keep], return_inverse=True)
-    return (Tubes.build(renumbered, frame[keep], group[keep], box[keep], interpolate=True),
-            total[long] / count[long])
+    # a tube's first box is the first of its rows
+    first = frame[np.unique(tube, return_index=True)[1]]
+    long = frame[last[:tubes]] - first + 1 >= min_length     # (tubes,)
+    keep = long[tube]
+    return (Tubes.build(tube[keep], frame[keep], group[keep], box[keep], interpolate=True),
+            (total[:tubes] / count[:tubes])[long])
 
 
 # ---------------------------------------------------------------- what it says

@@ -334,7 +334,7 @@ def test_real_ucf101_24_agrees_with_the_slow_statement_under_both_protocols():
     whole = {protocol: frame_map(truth, found, protocol) for protocol in ("ava", "act")}
     assert 0.2 < whole["ava"]["mean_ap"]["all"] < whole["act"]["mean_ap"]["all"] < 0.8
 
-    part = [6, 10, 14]                                       # fencing, ice dancing, salsa spin: many people a frame
+    part = [6, 14]                                           # fencing and salsa spin: many people a frame
     slow_truth = [((v, f), tuple(b), t, 0) for v, f, b, t in zip(truth.video.tolist(), truth.keyframe.tolist(),
                   rows[order, 1:].astype(float).tolist(), truth.text.tolist()) if t in part]
     slow_found = [((v, f), tuple(b), t, s) for v, f, b, t, s in zip(truth.video.tolist(), truth.keyframe.tolist(),
@@ -580,3 +580,238 @@ def test_empty_and_binary_files_are_refused(tmp_path, content):
                  lambda: read_excluded(tmp_path / "p.csv", truth)):
         with pytest.raises(ValueError, match="p.csv"):
             read()
+
+
+# ---------------------------------------------------------------- boxes alone, and tubes
+
+def test_the_box_report_counts_a_person_once_whatever_the_labels():
+    people = [(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0), (ONE, RIGHT, -1, 1), (TWO, (0, 0, 0, 0), -1, -1)]
+    boxes = [(ONE, LEFT, 0, 0.9), (TWO, LEFT, 0, 0.8), (ONE, LEFT, 0, 0.7)]
+    report = box_report(*tables(people, boxes, 2))
+    assert (report["boxes"], report["proposals"]) == (2, 3)
+    assert (report["recall"], report["ap"]) == (0.5, 0.5)
+
+
+def test_a_predictions_file_holds_each_box_once_with_its_best_score():
+    boxes = [(ONE, LEFT, 0, 0.1), (ONE, LEFT, 1, 0.9), (ONE, RIGHT, 0, 0.3), (TWO, LEFT, 0, 0.2), (ONE, LEFT, 0, 0.5)]
+    truth, found = tables([(ONE, LEFT, 0, 0)], boxes, 2)
+    once = distinct_boxes(truth, found)
+    assert sorted(zip(once.keyframe.tolist(), once.score.tolist())) == [(902.0, 0.3), (902.0, 0.9), (903.0, 0.2)]
+
+
+def slow_link(frames, pixel, min_length):
+    """ACT's linking of one class in one video. frames: {frame: [(box, score)]}; tubes as [{frame: box}, score]."""
+    live, done = [], []
+    for f in range(min(frames, default=0), max(frames, default=-1) + 1):
+        kept = []
+        for box, score in sorted(frames.get(f, []), key=lambda row: -row[1]):
+            if all(slow_iou(box, other, pixel) <= 0.3 for other, _ in kept):
+                kept.append((box, score))
+        kept = kept[:10]
+        for tube in sorted(live, key=lambda tube: -np.mean([score for _, _, score in tube])):
+            near = [row for row in kept if slow_iou(row[0], tube[-1][1], pixel) >= 0.2]
+            if near:
+                tube.append((f, *near[0]))
+                kept.remove(near[0])
+            elif f - tube[-1][0] >= 5:
+                done.append(tube)
+                live = [other for other in live if other is not tube]
+        live += [[(f, *row)] for row in kept]
+    tubes = []
+    for tube in done + live:
+        at = np.array([f for f, _, _ in tube])
+        dense = np.arange(at[0], at[-1] + 1)
+        boxes = np.column_stack([np.interp(dense, at, side) for side in np.array([box for _, box, _ in tube]).T])
+        if len(dense) >= min_length:
+            tubes.append((dict(zip(dense.tolist(), boxes.tolist())), float(np.mean([score for _, _, score in tube]))))
+    return tubes
+
+
+def slow_tube_iou(a, b, pixel):
+    return sum(slow_iou(a[f], b[f], pixel) for f in a.keys() & b.keys()) / len(a.keys() | b.keys())
+
+
+def slow_video_ap(found, true, threshold, pixel):
+    """found, true: rows (video, tube[, score]) of one class."""
+    left, hits = list(true), []
+    for video, tube, _ in sorted(found, key=lambda row: -row[2]):
+        best = max((row for row in left if row[0] == video), key=lambda row: slow_tube_iou(tube, row[1], pixel), default=None)
+        hits.append(best is not None and slow_tube_iou(tube, best[1], pixel) >= threshold)
+        if hits[-1]:
+            left = [row for row in left if row is not best]
+    return average_precision(np.array(hits, bool), len(true), "act")
+
+
+def random_tubes(rng):
+    """People who walk through two short videos, and their detections with noise, gaps and strangers."""
+    truth, found = [], []
+    for person in range(rng.integers(1, 5)):
+        video, label, first = int(rng.integers(2)), int(rng.integers(2)), int(rng.integers(6))
+        start, pace, size = rng.random(2) * 60, rng.normal(0, 1, 2), rng.uniform(15, 40, 2)
+        for f in range(first, first + int(rng.integers(4, 25))):
+            box = np.concatenate([start + f * pace, start + f * pace + size])
+            truth.append(((video, f), tuple((np.clip(box, 0, 100) / 100).tolist()), label, person))
+            for _ in range(rng.choice([0, 1, 2], p=[0.2, 0.6, 0.2])):
+                moved = np.round(np.clip(box + rng.normal(0, 4, 4), 0, 100) / 100, 4)
+                found.append(((video, f), tuple(moved.tolist()), int(rng.integers(2)) if rng.random() < 0.3 else label,
+                              float(rng.normal())))
+    return truth, found
+
+
+def frame_tables(truth, found):
+    annotations, detections = tables(truth, found, 3, (100, 100))
+    annotations.unit, annotations.keyframe = "frame", annotations.keyframe.astype(np.int32)
+    detections.keyframe = detections.keyframe.astype(np.int32)
+    return annotations, detections
+
+
+def test_video_map_agrees_with_the_slow_statement_on_random_tubes():
+    rng = np.random.default_rng(0)
+    seen = []
+    for _ in range(60):
+        truth, found = random_tubes(rng)
+        result = video_map(*frame_tables(truth, found), min_length=6)
+
+        def pixels(box):
+            return np.round(np.array(box) * 100, 3).tolist()
+
+        people, frames = defaultdict(dict), defaultdict(lambda: defaultdict(list))
+        for (video, f), box, label, person in truth:
+            people[video, label, person][f] = pixels(box)
+        for (video, f), box, label, score in found:
+            frames[video, label][f].append((pixels(box), score))
+        for label, entry in enumerate(result["classes"]):
+            tubes = []
+            for video in range(2):
+                kept = []
+                for tube, score in sorted(slow_link(frames[video, label], 1, 6), key=lambda row: -row[1]):
+                    if all(slow_tube_iou(tube, other, 1) <= 0.3 for _, other, _ in kept):
+                        kept.append((video, tube, score))
+                tubes += kept
+            true = [(video, tube) for (video, lab, _), tube in people.items() if lab == label]
+            assert entry["tubes"] == len(tubes) and entry["gt"] == len(true)
+            if not true:
+                assert entry["ap"] == {"0.2": None, "0.5": None, "0.5:0.95": None}
+                continue
+            slow = {i: slow_video_ap(tubes, true, i, 1) for i in [0.2] + [0.5 + 0.05 * i for i in range(10)]}
+            assert entry["ap"]["0.2"] == pytest.approx(slow.pop(0.2), abs=1e-12)
+            assert entry["ap"]["0.5"] == pytest.approx(slow[0.5], abs=1e-12)
+            assert entry["ap"]["0.5:0.95"] == pytest.approx(np.mean(list(slow.values())), abs=1e-12)
+            seen.append(entry["ap"]["0.5"])
+    assert 0.2 < np.mean(seen) < 0.9                         # the cases are neither trivial nor hopeless
+
+
+def test_a_tube_of_half_the_frames_covers_half():
+    truth = [((0, f), LEFT, 0, 0) for f in range(40)]
+    found = [((0, f), LEFT, 0, 1.0) for f in range(0, 20, 2)] + [((0, 19), LEFT, 0, 1.0)]    # gaps are filled
+    ious = {"half": [0.5], "more": [0.51]}
+    result = video_map(*frame_tables(truth, found), ious)
+    assert result["map"] == {"half": 1.0, "more": 0.0} and result["tubes"] == 1
+    assert video_map(*frame_tables(truth, found), ious, min_length=21)["tubes"] == 0
+
+
+def test_a_tube_ends_after_five_frames_without_a_box():
+    def lengths(frames):
+        box = np.tile([0.0, 0, 10, 10], (len(frames), 1))
+        tubes, _ = link_tubes(np.zeros(len(frames), np.int64), np.array(frames), box, np.ones(len(frames)), 1, 1)
+        return np.diff(tubes.start).tolist()
+
+    assert lengths([0, 1, 6]) == [7]
+    assert lengths([0, 1, 7]) == [2, 1]
+
+
+def test_the_ground_truth_as_predictions_has_video_map_one():
+    truth = [((v, f), LEFT if v == 0 else RIGHT, v % 2, 0) for v in range(4) for f in range(20)]
+    found = [(keyframe, box, label, 1.0) for keyframe, box, label, _ in truth]
+    assert video_map(*frame_tables(truth, found))["map"] == {"0.2": 1.0, "0.5": 1.0, "0.5:0.95": 1.0}
+    assert video_map(*frame_tables(truth, []))["map"] == {"0.2": 0.0, "0.5": 0.0, "0.5:0.95": 0.0}
+
+
+def test_video_map_without_tubes_is_refused():
+    with pytest.raises(ValueError, match="needs ground truth by frames"):
+        video_map(*tables([(ONE, LEFT, 0, 0)], [], 1))
+
+
+# ---------------------------------------------------------------- the command line
+
+def run(monkeypatch, capsys, *args):
+    """Exit status, stdout and stderr of evaluate.py with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli(evaluate.main)
+    return stop.value.code or 0, *capsys.readouterr()
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "g.csv").write_text(TRUTH + "v_1,0904,0.6,0.0,1.0,0.8,38,3\n")
+    (tmp_path / "p.csv").write_text(GOOD + "v_1,0903,0.6,0.0,1.0,0.8,38,0.5\nv_1,0903,0.6,0.0,1.0,0.8,2,0.5\n")
+    (tmp_path / "q.csv").write_text(GOOD)
+    (tmp_path / "m.pbtxt").write_text(AVA_MAP + 'item { name: "fall down" id: 5 }')
+    (tmp_path / "n.txt").write_text("stand\n\n")
+    return tmp_path
+
+
+def test_the_command_line_prints_and_writes_everything(monkeypatch, capsys, files):
+    status, out, _ = run(monkeypatch, capsys, "--predictions", files / "p.csv", "--ground-truth", files / "g.csv", "--label-map",
+                         files / "m.pbtxt", "--novel", files / "n.txt", "--json", files / "r.json", "--plot", files / "r.png",
+                         "--box-report")
+    assert status == 0
+    for line in ("frame mAP  protocol ava  iou 0.5  max-per-keyframe off  keyframes-without-gt false",
+                 "keyframes 3  boxes 3  ground truth 3  predictions 2", "left out: 1 predictions of classes that are not evaluated",
+                 "classes 2 of 3 counted; without ground truth: fall down", "mAP  base 50.00  novel 100.00  all 75.00",
+                 "boxes alone  people 3  proposals 2  recall 66.67  AP 66.67"):
+        assert line in out
+    result = json.loads((files / "r.json").read_text())
+    assert result["mean_ap"] == {"base": 0.5, "novel": 1.0, "all": 0.75}
+    assert {"python", "numpy"} <= set(result["versions"]) and result["box_report"]["recall"] == 2 / 3
+    assert [(c["id"], c["name"], c["split"], c["ap"], c["gt"], c["predictions"]) for c in result["classes"]] == [
+        (12, "stand", "novel", 1.0, 1, 1), (38, AVA_NAMES[38], "base", 0.5, 2, 1), (5, "fall down", "base", None, 0, 0)]
+    colours = {colour for _, colour in Image.open(files / "r.png").getcolors(10 ** 6)}
+    assert COLOURS["base"] in colours and COLOURS["novel"] in colours
+
+
+def test_several_files_give_each_and_the_mean_with_its_spread(monkeypatch, capsys, files):
+    status, out, _ = run(monkeypatch, capsys, "--predictions", files / "p.csv", files / "q.csv", "--ground-truth", files / "g.csv",
+                         "--label-map", files / "m.pbtxt", "--json", files / "r.json")
+    assert status == 0 and "mean of 2, ava: all 62.50  standard deviation all 17.68" in out
+    *each, mean = json.loads((files / "r.json").read_text())
+    assert [result["mean_ap"]["all"] for result in each] == [0.75, 0.5] and mean["mean_ap"]["all"] == 0.625
+
+
+def test_both_protocols_are_printed_side_by_side(monkeypatch, capsys, tmp_path):
+    truth = Annotations(["c/v"], ["walk"], np.int32([0]), np.int32([0]), np.array([LEFT]), np.int32([0]), size=np.int32([[10, 10]]))
+    monkeypatch.setattr(evaluate, "read_ground_truth", lambda path, labels, split: truth)
+    write_predictions(tmp_path / "p.csv", truth, Detections(truth.video, truth.keyframe, truth.box, truth.text, np.ones(1)))
+    status, out, _ = run(monkeypatch, capsys, "--predictions", tmp_path / "p.csv", "--ground-truth", "GT.pkl", "--protocol", "ava", "act")
+    assert status == 0 and out.index("protocol ava") < out.index("protocol act")
+
+
+@needs_samples
+def test_a_real_pickle_scores_its_own_boxes_exactly_one(monkeypatch, capsys, tmp_path):
+    truth = read_ground_truth(SAMPLES / "ucf24" / "pyannot.pkl")
+    rows = np.flatnonzero(truth.text >= 0)
+    write_predictions(tmp_path / "p.csv", truth, Detections(truth.video[rows], truth.keyframe[rows], truth.box[rows],
+                                                            truth.text[rows], np.ones(len(rows), np.float32)))
+    status, out, _ = run(monkeypatch, capsys, "--predictions", tmp_path / "p.csv", "--ground-truth", SAMPLES / "ucf24" / "pyannot.pkl")
+    assert status == 0 and "protocol act" in out and "mAP  all 100.00" in out
+    assert "keyframes 159289  boxes 170522  ground truth 170580  predictions 170580" in out
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("p.csv", "v_1,0902,0.0,0.0,0.4,0.8,12,nan\n", "p.csv:1: 'nan' is not a finite number"),
+    ("p.csv", "", "p.csv: is empty"), ("g.csv", "", "g.csv: is empty"), ("m.pbtxt", "", "m.pbtxt: no class"),
+    ("n.txt", "stnd\n", "n.txt:1: 'stnd' is not one of the 3 classes"), ("n.txt", "\n", "n.txt: is empty"),
+    ("g.csv", None, "g.csv"), ("m.pbtxt", 'item { name: "a" id: 99 }', "none of its classes (12, 38) is in the label map")])
+def test_a_mistake_is_one_line_and_status_two_and_nothing_is_written(monkeypatch, capsys, files, name, content, message):
+    (files / name).unlink() if content is None else (files / name).write_text(content)
+    status, out, err = run(monkeypatch, capsys, "--predictions", files / "p.csv", "--ground-truth", files / "g.csv", "--label-map",
+                           files / "m.pbtxt", "--novel", files / "n.txt", "--json", files / "r.json", "--plot", files / "r.png")
+    assert status == 2 and err.count("\n") == 1 and err.startswith("error: ") and message in err
+    assert not list(files.glob("r.*"))
+
+
+def test_a_plot_without_any_counted_class_is_still_a_picture(tmp_path):
+    truth, found = tables([], [], 2)
+    plot_classes(frame_map(truth, found), tmp_path / "r.png")
+    assert Image.open(tmp_path / "r.png").size[0] > 100
