@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import pickle
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import evaluate  # noqa: E402
-from data import Annotations, read_label_map  # noqa: E402
+from data import JHMDB_21, Annotations, read_label_map  # noqa: E402
 from engine import cli  # noqa: E402
 from evaluate import (COLOURS, Detections, average_precision, box_report, distinct_boxes, frame_map,  # noqa: E402
                       link_tubes, plot_classes, read_excluded, read_ground_truth, read_predictions, summarise,
@@ -785,6 +786,32 @@ def test_both_protocols_are_printed_side_by_side(monkeypatch, capsys, tmp_path):
     write_predictions(tmp_path / "p.csv", truth, Detections(truth.video, truth.keyframe, truth.box, truth.text, np.ones(1)))
     status, out, _ = run(monkeypatch, capsys, "--predictions", tmp_path / "p.csv", "--ground-truth", "GT.pkl", "--protocol", "ava", "act")
     assert status == 0 and out.index("protocol ava") < out.index("protocol act")
+
+
+def test_the_three_splits_of_jhmdb_give_each_and_the_mean(monkeypatch, capsys, tmp_path):
+    videos = [f"wave/v!_{i}" for i in range(4)]
+    tube = np.column_stack([np.arange(1, 21), np.tile([10.0, 20, 110, 220], (20, 1))]).astype(np.float32)
+    content = {"labels": [name.replace(" ", "_") for name in JHMDB_21], "train_videos": [[videos[3]]] * 3,
+               "test_videos": [[videos[0]], [videos[1]], [videos[2]]], "nframes": dict.fromkeys(videos, 20),
+               "resolution": dict.fromkeys(videos, (240, 320)), "gttubes": dict.fromkeys(videos, {20: [tube]})}
+    (tmp_path / "JHMDB-GT.pkl").write_bytes(pickle.dumps(content, 2))
+    # split 1: right; split 2: right on half the frames; split 3: too small a box; a training video: left out
+    box = {0: "0.03125,0.083333,0.34375,0.916667", 1: "0.03125,0.083333,0.34375,0.916667", 2: "0.03125,0.083333,0.1,0.5",
+           3: "0,0,1,1"}
+    rows = [f"{videos[i]},{f},{box[i]},21,{20 - f}\n" for i in range(4) for f in range(1, 11 if i == 1 else 21)]
+    (tmp_path / "p.csv").write_text("".join(rows))
+    status, out, _ = run(monkeypatch, capsys, "--predictions", tmp_path / "p.csv", "--ground-truth", tmp_path / "JHMDB-GT.pkl",
+                         "--split", 1, 2, 3, "--video-map", "--json", tmp_path / "r.json")
+    assert status == 0 and "mean of 3, act: all 50.00  standard deviation all 50.00" in out
+    *each, mean = json.loads((tmp_path / "r.json").read_text())
+    assert [result["mean_ap"]["all"] for result in each] == [1.0, 0.5, 0.0] and mean["mean_ap"]["all"] == 0.5
+    assert [result["test_split"] for result in each] == [1, 2, 3] and each[0]["keyframes"] == 20
+    assert each[0]["left_out"]["on videos that the ground truth lacks"] == len(rows) - 20
+    assert each[0]["video_map"]["map"] == {"0.2": 1.0, "0.5": 1.0, "0.5:0.95": 1.0}
+
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"labels": ["a"]}, 2))
+    status, _, err = run(monkeypatch, capsys, "--predictions", tmp_path / "p.csv", "--ground-truth", tmp_path / "other.pkl")
+    assert status == 2 and "other.pkl: has 1 labels; expected UCF101v2-GT.pkl with 24" in err
 
 
 @needs_samples
