@@ -687,7 +687,7 @@ def duplicates(*columns: np.ndarray) -> np.ndarray:
 
 
 class SafeUnpickler(pickle.Unpickler):
-    """Builds dicts, lists, tuples, sets of plain values and numpy arrays; refuses everything else by name."""
+    """Builds dicts, lists, tuples, strings, numbers and numpy arrays; refuses everything else by name."""
 
     # numpy's own rebuilding functions, taken from arrays so that no private module is imported
     rebuild = {function.__name__: function for function in (
@@ -781,7 +781,8 @@ class Proposals:
 
 def keyframe_keys(video: np.ndarray, keyframe: np.ndarray) -> np.ndarray:
     """One int64 for each (video, keyframe), in the table's order: seconds are told apart to the millisecond."""
-    return (video.astype(np.int64) << 40) + np.rint(np.asarray(keyframe, np.float64) * 1000).astype(np.int64)
+    milliseconds = np.rint(np.asarray(keyframe, np.float32).astype(np.float64) * 1000)
+    return (video.astype(np.int64) << 40) + milliseconds.astype(np.int64)
 
 
 def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> Proposals:
@@ -1769,7 +1770,7 @@ def contact_sheet(table: Annotations, path, count: int = 24, seed: int = 0) -> N
         if len(tiles) == count:
             break
     if tiles:
-        sheet = make_grid(torch.stack(tiles), nrow=4, padding=4).permute(1, 2, 0)
+        sheet = make_grid(torch.stack(tiles), nrow=4, padding=4, pad_value=128).permute(1, 2, 0)
         Image.fromarray(sheet.numpy()).save(path)
 
 
