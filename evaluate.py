@@ -7,6 +7,7 @@ two protocols: `ava`, the ActivityNet evaluator's (greedy argmax matching, preci
 IoU, trapezoid area). Beyond the paper: video mAP over linked tubes, and how well the boxes alone
 find the people. A saved predictions file of any system is scored without a model:
 
+    python evaluate.py --ckpt runs/ucf101-24/last.pt --proposals boxes.csv       # a checkpoint on its benchmark
     python evaluate.py --predictions P.csv --ground-truth ava_val_v2.2.csv --label-map M.pbtxt
     python evaluate.py --predictions P.csv --ground-truth UCF101v2-GT.pkl --protocol ava act
 
@@ -21,17 +22,23 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
 
-from data import JHMDB_21, UCF101_24, Annotations, act_table, gurkirt_table, load_pickle, read_label_map
-from engine import HelpFormatter, cli
+import data
+import engine
+import ovstad
+from data import Annotations
 
 
 @dataclass
@@ -94,12 +101,6 @@ def write_predictions(path, truth: Annotations, detections: Detections) -> None:
             writer.writerows(zip([truth.videos[v] for v in detections.video[part].tolist()], keyframe,
                                  *exact(detections.box[part]).T.tolist(), ids[detections.label[part]].tolist(),
                                  map(score, detections.score[part].tolist())))
-
-
-def distinct(labels: dict[int, str]) -> dict[int, str]:
-    """The label map with two ids of one name kept apart: "walk" and "walk (7)"."""
-    first = {name: i for i, name in reversed(labels.items())}
-    return {i: name if first[name] == i else f"{name} ({i})" for i, name in labels.items()}
 
 
 class Places(dict):
@@ -291,12 +292,12 @@ def read_ground_truth(path, labels: dict[int, str] | None = None, split: int = 1
 def read_pickle(path, split: int) -> Annotations:
     """Test videos of UCF101v2-GT.pkl or JHMDB-GT.pkl, or of gurkirt's pyannot.pkl beside its testlist01.txt."""
     path = Path(path)
-    content = load_pickle(path)
+    content = data.load_pickle(path)
     count = len(content["labels"]) if isinstance(content, dict) and "labels" in content else 0
     if count in (24, 21):
-        return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)
+        return data.act_table(path, data.UCF101_24 if count == 24 else data.JHMDB_21, "test", split)
     if path.name == "pyannot.pkl":
-        return gurkirt_table(path, path.with_name("testlist01.txt"), "test")
+        return data.gurkirt_table(path, path.with_name("testlist01.txt"), "test")
     raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, JHMDB-GT.pkl with 21, "
                      "or pyannot.pkl")
 
@@ -901,10 +902,317 @@ def plot_classes(result: dict, path) -> None:
         image.save(file, "PNG")
 
 
+# ---------------------------------------------------------------- a checkpoint's scores of a benchmark
+
+@dataclass
+class TestSet:
+    """One test set of a benchmark: its truth, the boxes to score, and which of its classes are novel."""
+
+    name: str
+    truth: Annotations
+    proposals: data.Proposals
+    novel: list[str]
+    boxes_from: str               # where the proposals come from, for the report
+    protocol: str                 # the default one
+
+
+BENCHMARKS = ("ucf-jhmdb", "ov-ava", "csv")
+PROTOCOL = {"ucf-jhmdb": "act", "ov-ava": "ava", "csv": "ava"}      # what the papers of each benchmark use
+MIN_SCORE = {"ucf-jhmdb": 0.3, "ov-ava": 0.8, "csv": 0.0}           # Section 4.1: proposals above this score
+
+
+def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
+    """The test sets of a benchmark; what the flags leave open, the checkpoint's record tells."""
+    trained = record.get("args", {})
+    benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained.get("dataset"))
+    if benchmark is None:
+        raise ValueError(f"{args.ckpt[0]}: was not finetuned, so it names no benchmark; give --benchmark "
+                         f"{'|'.join(BENCHMARKS)}")
+    same = benchmark == {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava"}.get(trained.get("dataset"), trained.get("dataset"))
+    folder = args.data or (trained.get("data") if same else None)
+    sets = []
+    if benchmark == "ucf-jhmdb":
+        ucf = data.read_dataset("ucf101-24", folder, "test")
+        sets.append(("UCF101-24", ucf, []))
+        for split in args.split:
+            jhmdb = data.read_dataset("jhmdb-21", args.jhmdb, "test", part=split)
+            sets.append((f"JHMDB-21 split {split}", jhmdb, jhmdb.texts))
+    elif benchmark == "ov-ava":
+        ava = data.read_dataset("ava", folder, "test", version=args.version)
+        sets.append(("AVA", ava, data.novel_classes("ava", ava.texts, args.novel)))
+    else:
+        own = data.read_dataset("csv", folder, "test", csv=args.csv)
+        base = record.get("base") or own.texts
+        named = data.novel_classes("csv", own.texts, args.novel, folder)
+        sets.append(("csv", own, named or [name for name in own.texts if name not in base]))
+
+    files = args.proposals
+    default = Path(folder or "data/csv") / "proposals.csv"
+    if not files and benchmark == "csv" and default.is_file():
+        files = [str(default)]
+    if not files and benchmark != "csv":
+        raise ValueError(f"--proposals is missing: human boxes on the test keyframes, from detect_humans.py or another "
+                         "detector's file; or 'ground-truth', for the annotated people")
+    min_score = MIN_SCORE[benchmark] if args.score is None else args.score
+    result = []
+    for i, (name, truth, novel) in enumerate(sets):
+        path = files[min(i, len(files) - 1)] if files else "ground-truth"
+        if path == "ground-truth":
+            proposals, source = annotated_people(truth), "ground truth"
+        else:
+            proposals = data.read_proposals(path, truth, min_score)
+            source = f"{path} at score >= {min_score:g}"
+        result.append(TestSet(name, truth, proposals, novel, source, PROTOCOL[benchmark]))
+    return result
+
+
+def annotated_people(truth: Annotations) -> data.Proposals:
+    """The distinct annotated boxes of each keyframe, as if a detector had found them all."""
+    rows = np.flatnonzero(truth.box.any(axis=1))
+    _, first = np.unique(np.column_stack([keyframe_key(truth, truth.video, truth.keyframe)[rows], truth.box[rows]]),
+                         axis=0, return_index=True)
+    rows = rows[np.sort(first)]
+    return data.Proposals(truth.video[rows], truth.keyframe[rows], truth.box[rows].astype(np.float32),
+                          np.ones(len(rows), np.float32))
+
+
+class ChunksInOrder(torch.utils.data.IterableDataset):
+    """Batches of test clips: each loader worker takes every W-th chunk of keyframes and reads it in order.
+
+    In order, so that keyframes that are close together share their decoded frames.
+    """
+
+    def __init__(self, clips: data.ClipDataset, chunks: list[range], batch_size: int):
+        self.clips, self.chunks, self.batch_size = clips, chunks, batch_size
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in range(first, len(self.chunks), step):
+            chunk = self.chunks[number]
+            for start in range(chunk.start, chunk.stop, self.batch_size):
+                places = range(start, min(start + self.batch_size, chunk.stop))
+                yield number, places.stop == chunk.stop, data.collate([self.clips[place] for place in places])
+
+
+@torch.inference_mode()
+def score_boxes(model: ovstad.ViCLIP, boxes: Annotations, f_text: torch.Tensor, betas: list[float], settings: dict,
+                folder: Path, args: argparse.Namespace, process: engine.Process) -> dict:
+    """Logits of all boxes of a table, every keyframe with boxes encoded once, by all processes together.
+
+    The keyframes are cut into chunks of fixed size, which processes take in turn; a finished chunk is a
+    file in `folder`. So an interrupted run loses at most a chunk, and the result does not depend on the
+    number of processes or workers. Returns, on process 0, arrays of n rows (sorted by keyframe):
+    row (n,) a row of `boxes` with that video and keyframe, box (n, 4), kind (n, kinds) bool, logits
+    (n, betas, C); and the list of unreadable clips; {} on the others.
+    """
+    clips = data.ClipDataset(boxes, settings["frames"], settings["stride"], settings["short_side"], model.patch)
+    size = min(max(len(clips) // 64, 16), 256)
+    chunks = [range(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
+    paths = [folder / f"{chunk.start:08d}-{chunk.stop:08d}.pt" for chunk in chunks]
+    todo = [i for i, path in enumerate(paths) if not path.exists()]
+    process.gather(None)                                     # nobody starts before all have looked
+    mine = todo[process.rank::process.world]
+    loader = torch.utils.data.DataLoader(ChunksInOrder(clips, [chunks[i] for i in mine], args.batch_size), batch_size=None,
+                                         num_workers=min(args.workers, len(mine)), pin_memory=process.device.type == "cuda")
+    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip", disable=not process.is_main, dynamic_ncols=True)
+    done: dict[int, list[dict]] = {}
+    for number, last, batches in loader:
+        parts = done.setdefault(number, [])
+        for batch in batches:
+            part = {"bad": batch["bad"], "row": torch.zeros(0, dtype=torch.long), "box": torch.zeros(0, 4),
+                    "kind": torch.zeros(0, len(boxes.texts), dtype=torch.bool), "logits": torch.zeros(0, len(betas), len(f_text))}
+            if batch["video"] is not None:
+                video = data.normalise(batch["video"].to(process.device, non_blocking=True))
+                with torch.autocast(process.device.type, torch.bfloat16, enabled=args.amp):
+                    f_global, f_map = model.encode_video(video)
+                f_region = model.region_features(f_map, batch["boxes"])                   # (N, D)
+                clip = ovstad.clip_of_box(batch["boxes"])
+                f_global = f_global.float()[clip.to(process.device)]                      # (N, D)
+                part["logits"] = torch.stack([model.logits(ovstad.fuse(f_region, f_global, beta), f_text)
+                                              for beta in betas], 1).cpu()                # (N, betas, C)
+                part["box"] = torch.cat(batch["boxes"])
+                part["row"] = torch.from_numpy(clips.first_row[batch["keyframe"]])[clip]
+                part["kind"] = torch.zeros(len(clip), len(boxes.texts), dtype=torch.bool)
+                part["kind"][batch["labels"][:, 0], batch["labels"][:, 1]] = True
+            parts.append(part)
+            bar.update(len(batch["keyframe"]) + len(batch["bad"]))
+        if last:
+            parts = done.pop(number)
+            chunk = {name: torch.cat([part[name] for part in parts]) for name in ("row", "box", "kind", "logits")}
+            order = torch.argsort(chunk["row"], stable=True)
+            chunk = {name: value[order] for name, value in chunk.items()}
+            engine.save_checkpoint(paths[mine[number]], chunk | {"bad": sum((part["bad"] for part in parts), [])})
+    bar.close()
+    process.gather(None)                                     # all chunks are on disk
+    if not process.is_main:
+        return {}
+    parts = [torch.load(path, weights_only=True) for path in paths]
+    result = {name: torch.cat([part[name] for part in parts]).numpy() for name in ("row", "box", "kind", "logits")}
+    return result | {"bad": sum((part["bad"] for part in parts), [])}
+
+
+def detections_of(scored: dict, boxes: Annotations, kind: int, beta: int, classes: range) -> Detections:
+    """The rows (box, class) of one kind of box at one beta."""
+    chosen = np.flatnonzero(scored["kind"][:, kind])
+    logits = scored["logits"][chosen, beta][:, classes.start:classes.stop]                # (n, C)
+    row = scored["row"][chosen].repeat(len(classes))
+    return Detections(boxes.video[row], boxes.keyframe[row], scored["box"][chosen].repeat(len(classes), 0),
+                      np.tile(np.arange(len(classes), dtype=np.int32), len(chosen)), logits.reshape(-1))
+
+
+def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Process) -> list[dict]:
+    """One result for each beta and protocol, each printed; leaves the predictions under --out."""
+    model, record = ovstad.load_model(path)
+    arch = ovstad.ARCHS[model.arch]
+    settings = {"frames": args.frames or record.get("frames") or arch.frames,
+                "stride": args.stride or record.get("stride") or 1,
+                "short_side": args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)}
+    betas = args.beta or [record.get("beta", ovstad.BETA)]
+    sets = read_benchmark(args, record)
+    out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
+    out = out / Path(path).stem if len(args.ckpt) > 1 else out
+    model = model.to(process.device)
+
+    # every box of a test set once: proposals, and with --localisation also the annotated people
+    prompt = record.get("prompt", ovstad.PROMPT)
+    classes = [name for one in sets for name in one.truth.texts]
+    classes = list(dict.fromkeys(classes))
+    with torch.inference_mode():
+        f_text = model.encode_text([prompt.format(name) for name in classes])             # (C, D), once
+    scored = []
+    for number, one in enumerate(sets):
+        kinds = [one.proposals] + ([annotated_people(one.truth)] if args.localisation else [])
+        boxes = data.make_annotations(one.truth.videos, ["proposal", "annotated"][:len(kinds)],
+                                      np.concatenate([k.video for k in kinds]), np.concatenate([k.keyframe for k in kinds]),
+                                      np.concatenate([k.box for k in kinds]), np.repeat(range(len(kinds)), [len(k.video) for k in kinds]),
+                                      unit=one.truth.unit, files=one.truth.files, start_sec=one.truth.start_sec)
+        missing = sorted({one.truth.videos[v] for v in np.unique(boxes.video) if not one.truth.files[v]})
+        if len(missing) > 0.25 * len(np.unique(boxes.video)):
+            raise FileNotFoundError(f"{one.name}: {len(missing)} of {len(np.unique(boxes.video))} videos are not on disk, the "
+                                    f"first one being {missing[0]}; check the paths with: python data.py check")
+        folder = out / f"parts-{number}"
+        key = json.dumps([os.path.abspath(path), os.path.getmtime(path) if os.path.exists(path) else 0, settings, betas, classes,
+                          args.amp, args.batch_size, len(boxes), zlib.crc32(boxes.box), zlib.crc32(boxes.keyframe)])
+        if process.is_main:
+            kept = folder / "key.json"
+            if not (args.resume and kept.exists() and kept.read_text() == key):
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            kept.write_text(key)
+        process.gather(None)
+        scored.append((one, boxes, score_boxes(model, boxes, f_text, betas, settings, folder, args, process)))
+    if not process.is_main:
+        return []
+
+    results = []
+    for place, beta in enumerate(betas):
+        for protocol in args.protocol or [sets[0].protocol]:
+            rows = []
+            for number, (one, boxes, logits) in enumerate(scored):
+                if logits["bad"]:
+                    print(f"{one.name}: {len(logits['bad'])} keyframes could not be read, such as {logits['bad'][0]}", file=sys.stderr)
+                columns = [classes.index(name) for name in one.truth.texts]
+                own = logits | {"logits": logits["logits"][:, :, columns]}
+                found = detections_of(own, boxes, 0, place, range(len(columns)))
+                result = score_set(one, found, protocol, args) | {"beta": beta, "ckpt": path, "unreadable": len(logits["bad"])}
+                if args.localisation:
+                    found_on_truth = detections_of(own, boxes, 1, place, range(len(columns)))
+                    result["with_ground_truth_boxes"] = score_set(one, found_on_truth, protocol, args)["mean_ap"]
+                    result["box_report"] = box_report(one.truth, one.proposals, protocol, args.iou)
+                if args.video_map:
+                    result["video_map"] = video_map(one.truth, found)
+                rows.append(result)
+                name = "predictions" + (f"-{number}" if len(scored) > 1 else "") + (f"_beta{beta:g}" if len(betas) > 1 else "")
+                write_predictions(out / f"{name}.csv", one.truth, found)
+                report_set(one, result, out / f"{name}.csv")
+            results.append(combine(rows) if len(rows) > 1 else rows[0])
+            if len(rows) > 1:
+                print(f"mAP  {means(results[-1]['mean_ap'])}")
+            if args.joint:
+                results.append(score_joint(scored, classes, place, protocol, args) | {"beta": beta, "ckpt": path})
+                print(f"joint, all {len(classes)} classes on all test sets: {means(results[-1]['mean_ap'])}")
+    if len(betas) > 1:
+        print(f"\n{'beta':>6}  {'base':>6}  {'novel':>6}  {'all':>6}")
+        for result in results:
+            print(f"{result['beta']:>6g}  " + "  ".join(f"{percent(result['mean_ap'][split]):>6}" for split in ("base", "novel", "all")))
+    return results
+
+
+def score_set(one: TestSet, found: Detections, protocol: str, args: argparse.Namespace) -> dict:
+    result = frame_map(one.truth, found, protocol, args.iou, None, args.max_per_keyframe, args.keyframes_without_gt)
+    result = summarise(result, set(one.novel))
+    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video), **result}
+
+
+def report_set(one: TestSet, result: dict, path: Path) -> None:
+    print(f"\n{one.name}, beta {result['beta']:g}: boxes of {one.boxes_from}; predictions in {path}")
+    print_table(result)
+    if "box_report" in result:
+        print_boxes(result["box_report"])
+        print(f"with ground-truth boxes in place of proposals: mAP  {means(result['with_ground_truth_boxes'])}")
+    if "video_map" in result:
+        print_video_map(result["video_map"])
+
+
+def combine(rows: list[dict]) -> dict:
+    """One result of several test sets, each class counted where it was tested; several splits of a set are averaged."""
+    sets = {name: mean_and_spread(group)["mean_ap"] if len(group) > 1 else group[0]["mean_ap"] for name, group in
+            ((name, [row for row in rows if row["test_set"].split(" split ")[0] == name])
+             for name in dict.fromkeys(row["test_set"].split(" split ")[0] for row in rows))}
+    values = {split: mean_of([ap[split] for ap in sets.values()]) for split in ("base", "novel")}
+    classes = [entry | {"test_set": row["test_set"]} for row in rows for entry in row["classes"]]
+    values["all"] = mean_of([entry["ap"] for entry in classes])
+    return {"protocol": rows[0]["protocol"], "iou": rows[0]["iou"], "beta": rows[0]["beta"], "ckpt": rows[0]["ckpt"],
+            "mean_ap": values, "classes": classes, "sets": rows}
+
+
+def score_joint(scored: list, classes: list[str], beta: int, protocol: str, args: argparse.Namespace) -> dict:
+    """All classes asked of all test sets at once: separate lists hide confusions between base and novel."""
+    truths, found = [], []
+    first = 0
+    for one, boxes, logits in scored:
+        if " split " in one.name and not one.name.endswith(f" {args.split[0]}"):
+            continue                                         # splits of one set share videos: the first stands for all
+        rows = detections_of(logits, boxes, 0, beta, range(len(classes)))
+        found.append(replace(rows, video=rows.video + first))
+        place = np.array([classes.index(name) for name in one.truth.texts] + [-1], np.int32)
+        truths.append(replace(one.truth, video=one.truth.video + np.int32(first), text=place[one.truth.text]))
+        first += len(one.truth.videos)
+    join = lambda name, parts: np.concatenate([getattr(part, name) for part in parts])
+    truth = Annotations(sum((t.videos for t in truths), []), classes, *(join(name, truths) for name in ("video", "keyframe", "box", "text")),
+                        unit=truths[0].unit, size=join("size", truths) if truths[0].size is not None else None)
+    everything = Detections(*(join(name, found) for name in ("video", "keyframe", "box", "label", "score")))
+    result = frame_map(truth, everything, protocol, args.iou)
+    return {"joint": True, **summarise(result, {name for one, *_ in scored for name in one.novel})}
+
+
 # ---------------------------------------------------------------- the command line
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
+    group = parser.add_argument_group("a checkpoint")
+    group.add_argument("--ckpt", nargs="+", help="checkpoints of train_finetune.py or train_align.py, or ViCLIP's weights by Hub id; "
+                       "several give mean and spread")
+    group.add_argument("--benchmark", choices=BENCHMARKS, help="default: that of the set the checkpoint was trained on")
+    group.add_argument("--data", help="folder of UCF101-24, AVA or your own test.csv; default: where the checkpoint was trained, "
+                       "or data/ and its name")
+    group.add_argument("--jhmdb", default="data/jhmdb-21", help="folder of JHMDB-21")
+    group.add_argument("--csv", help="with --benchmark csv: the test annotations, in place of DATA/test.csv")
+    group.add_argument("--version", help="AVA's 2.1 or 2.2; default: the newest there")
+    group.add_argument("--proposals", nargs="+", metavar="FILE", help="human boxes; two files for ucf-jhmdb if they are apart; "
+                       "'ground-truth' for the annotated people. With csv by default DATA/proposals.csv, else ground-truth")
+    group.add_argument("--score", type=float, help="lowest proposal score; default: 0.3 for ucf-jhmdb, 0.8 for ov-ava (Section 4.1)")
+    group.add_argument("--beta", type=float, nargs="+", help="fusion ratios, for one pass of the encoder; default: the checkpoint's")
+    group.add_argument("--joint", action="store_true", help="also all classes of ucf-jhmdb asked of both test sets at once")
+    group.add_argument("--localisation", action="store_true", help="also how good the boxes are, and the mAP on annotated boxes")
+    group.add_argument("--frames", type=int, help="T; default: the checkpoint's")
+    group.add_argument("--stride", type=int, help="default: the checkpoint's")
+    group.add_argument("--short-side", type=int, help="pixels; default: the checkpoint's (256)")
+    group.add_argument("--batch-size", type=int, default=16, help="clips at a time, for each process")
+    group.add_argument("--out", help="folder of the predictions; default: eval/ beside the checkpoint")
+    group.add_argument("--resume", action="store_true", help="keep the finished part of an interrupted run")
+    engine.add_run_flags(parser)
     group = parser.add_argument_group("a saved file")
     group.add_argument("--predictions", nargs="+", metavar="CSV", help=f"rows {LAYOUT['predictions']}; "
                        "several files (seeds, checkpoints) give mean and spread")
@@ -930,7 +1238,7 @@ def parse_args() -> argparse.Namespace:
     group.add_argument("--video-map", action="store_true", help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
     group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
     group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def score_files(args: argparse.Namespace) -> list[dict]:
@@ -945,7 +1253,7 @@ def score_files(args: argparse.Namespace) -> list[dict]:
         for path in args.predictions:
             beside = Path(path).with_suffix(".pbtxt")
             map_path = args.label_map or (beside if beside.exists() else None)
-            labels = distinct(read_label_map(map_path)) if map_path else None
+            labels = data.read_label_map(map_path) if map_path else None
             truth = read_ground_truth(args.ground_truth, None if pickled else labels, split)
             detections, left_out = read_predictions(path, truth, labels)
             excluded = read_excluded(args.exclude, truth) if args.exclude else None
@@ -973,17 +1281,25 @@ def score_files(args: argparse.Namespace) -> list[dict]:
 
 def main() -> None:
     args = parse_args()
-    if not args.predictions or not args.ground_truth:
-        raise ValueError("nothing to score; give --predictions CSV and --ground-truth CSV|PKL")
-    results = score_files(args)
+    if args.ckpt:
+        process = engine.start_process(args.device)
+        results = [result for path in args.ckpt for result in score_checkpoint(path, args, process)]
+        if not process.is_main:
+            return
+    elif args.predictions and args.ground_truth:
+        results = score_files(args)
+    else:
+        raise ValueError("nothing to score; give --ckpt, or --predictions CSV and --ground-truth CSV|PKL")
 
-    # several splits, seeds or checkpoints: the mean of each protocol
-    for protocol in sorted({result["protocol"] for result in results}):
-        of_protocol = [result for result in results if result["protocol"] == protocol]
-        if len(of_protocol) > 1:
-            results.append(mean_and_spread(of_protocol))
-            print(f"mean of {len(of_protocol)}, {protocol}: {means(results[-1]['mean_ap'])}"
-                  f"  standard deviation {means(results[-1]['spread'])}")
+    # several splits, seeds or checkpoints: the mean of each protocol and beta
+    alike = {}
+    for result in results:
+        alike.setdefault((result["protocol"], result.get("beta"), result.get("joint", False)), []).append(result)
+    for (protocol, beta, _), group in alike.items():
+        if len(group) > 1:
+            results.append(mean_and_spread(group))
+            print(f"mean of {len(group)}, {protocol}" + ("" if beta is None else f", beta {beta:g}") +
+                  f": {means(results[-1]['mean_ap'])}  standard deviation {means(results[-1]['spread'])}")
     if args.json:
         write_json(args.json, results[0] if len(results) == 1 else results)
     if args.plot:
@@ -991,4 +1307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    engine.cli(main)
