@@ -1159,29 +1159,29 @@ AVA_SOURCE = "https://research.google.com/ava/download.html"
 
 
 def read_label_map(path) -> dict[int, str]:
-    """Class names by id: a pbtxt in any of its layouts, with or without line breaks, or `id: name` lines."""
+    """{action id: class name} of a pbtxt in any of its layouts, also without newlines, or of lines `id: name`."""
     text = Path(path).read_text(encoding="utf-8-sig")
-    names, pairs = [], []
+    names, pairs, labels = [], [], {}
 
     def number(match) -> str:                                  # a name may hold anything, even "item {"
-        names.append(re.sub(r"\\(.)", r"\1", match[0].strip()[1:-1]))
+        names.append(re.sub(r"\\(.)", r"\1", match[1][1:-1]))
         return f'"{len(names) - 1}"'
 
     plain = re.sub(r"""(?<=:)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""", number, text)
     for block in re.split(r"\b(?:item|label)\s*\{", plain)[1:]:
-        name, at = re.search(r'\bname\s*:\s*"(\d+)"', block), re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block)
-        if not name or not at:
-            raise ValueError(f"{path}: item {len(pairs) + 1} lacks a name or an id; expected item {{ name: \"stand\" id: 12 }}")
-        pairs.append((int(at[1]), names[int(name[1])]))
-    pairs = pairs or [(int(i), name) for i, name in re.findall(r"^\s*(\d+)\s*:\s*(\S.*?)\s*$", text, re.MULTILINE)]
-    if not pairs:
-        raise ValueError(f"{path}: no class in it; expected pbtxt items with name and id, or lines `id: name`")
-    ids = [i for i, _ in pairs]
-    repeated = [i for i in ids if ids.count(i) > 1 or i < 1]
-    if repeated:
-        raise ValueError(f"{path}: id {repeated[0]} " + ("is there twice" if repeated[0] else "is not 1 or more"))
-    first = {name: i for i, name in reversed(pairs)}         # two ids of one name stay two: "walk" and "walk (7)"
-    return {i: name if first[name] == i else f"{name} ({i})" for i, name in pairs}
+        name, i = re.search(r'\bname\s*:\s*"(\d+)"', block), re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block)
+        if not name or not i:
+            raise ValueError(f"{path}: item {len(pairs) + 1} lacks a name or an id; expected items like "
+                             'item { name: "stand" id: 12 }')
+        pairs.append((int(i[1]), names[int(name[1])]))
+    pairs = pairs or [(int(i), name) for i, name in re.findall(r"^[ \t]*(\d+)[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE)]
+    for i, name in pairs:
+        if i in labels or i < 1:
+            raise ValueError(f"{path}: action id {i} {'is there twice' if i in labels else 'is not 1 or more'}")
+        labels[i] = f"{name} ({i})" if name in labels.values() else name       # two ids of one name stay two
+    if not labels:
+        raise ValueError(f'{path}: holds no classes; expected items like item {{ name: "stand" id: 12 }}')
+    return labels
 
 
 def read_ava(data, split: str = "train", version: str | None = None, all_classes: bool = False,

@@ -38,7 +38,7 @@ from tqdm import tqdm
 import data
 import engine
 import ovstad
-from data import JHMDB_21, UCF101_24, Annotations, act_table, gurkirt_table, load_pickle, read_label_map
+from data import Annotations
 
 
 @dataclass
@@ -292,12 +292,12 @@ def read_ground_truth(path, labels: dict[int, str] | None = None, split: int = 1
 def read_pickle(path, split: int) -> Annotations:
     """Test videos of UCF101v2-GT.pkl or JHMDB-GT.pkl, or of gurkirt's pyannot.pkl beside its testlist01.txt."""
     path = Path(path)
-    content = load_pickle(path)
+    content = data.load_pickle(path)
     count = len(content["labels"]) if isinstance(content, dict) and "labels" in content else 0
     if count in (24, 21):
-        return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)
+        return data.act_table(path, data.UCF101_24 if count == 24 else data.JHMDB_21, "test", split)
     if path.name == "pyannot.pkl":
-        return gurkirt_table(path, path.with_name("testlist01.txt"), "test")
+        return data.gurkirt_table(path, path.with_name("testlist01.txt"), "test")
     raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, JHMDB-GT.pkl with 21, "
                      "or pyannot.pkl")
 
@@ -1238,7 +1238,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--video-map", action="store_true", help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
     group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
     group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def score_files(args: argparse.Namespace) -> list[dict]:
@@ -1253,7 +1253,7 @@ def score_files(args: argparse.Namespace) -> list[dict]:
         for path in args.predictions:
             beside = Path(path).with_suffix(".pbtxt")
             map_path = args.label_map or (beside if beside.exists() else None)
-            labels = read_label_map(map_path) if map_path else None
+            labels = data.read_label_map(map_path) if map_path else None
             truth = read_ground_truth(args.ground_truth, None if pickled else labels, split)
             detections, left_out = read_predictions(path, truth, labels)
             excluded = read_excluded(args.exclude, truth) if args.exclude else None
