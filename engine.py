@@ -42,7 +42,10 @@ def cli(main) -> None:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """--help shows the file's docstring as it is written, and every default."""
+    """--help shows the file's docstring as it is written, and every default that is a value."""
+
+    def _get_help_string(self, action):
+        return super()._get_help_string(action) if action.default not in (None, False) else action.help
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

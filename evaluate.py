@@ -7,6 +7,7 @@ two protocols: `ava`, the ActivityNet evaluator's (greedy argmax matching, preci
 IoU, trapezoid area). Beyond the paper: video mAP over linked tubes, and how well the boxes alone
 find the people. A saved predictions file of any system is scored without a model:
 
+    python evaluate.py --ckpt runs/ucf101-24/last.pt --proposals boxes.csv       # a checkpoint on its benchmark
     python evaluate.py --predictions P.csv --ground-truth ava_val_v2.2.csv --label-map M.pbtxt
     python evaluate.py --predictions P.csv --ground-truth UCF101v2-GT.pkl --protocol ava act
 
@@ -21,17 +22,23 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
 
 import data
-from data import Annotations
-from engine import cli
+import engine
+import ovstad
+from data import JHMDB_21, UCF101_24, Annotations, act_table, gurkirt_table, load_pickle, read_label_map
 
 
 @dataclass
@@ -50,7 +57,7 @@ class Detections:
 LAYOUT = {"predictions": "video,keyframe,x1,y1,x2,y2,action_id,score",
           "ground truth": "video,keyframe,x1,y1,x2,y2,action_id[,person_id], or video,keyframe",
           "excluded": "video,keyframe"}
-WIDTHS = {"predictions": (2, 7, 8), "ground truth": (2, 7, 8), "excluded": (2,)}      # 7: video_timestamp in one
+WIDTHS = {"predictions": (2, 7, 8), "ground truth": (2, 7, 8), "excluded": (2,)}
 
 
 @contextmanager
@@ -66,27 +73,6 @@ def replacing(path, binary: bool = False):
         part.unlink(missing_ok=True)
 
 
-def read_label_map(path) -> dict[int, str]:
-    """{action id: class name} of a pbtxt in any of its layouts, also without newlines, or of lines `id: name`."""
-    text = Path(path).read_text(encoding="utf-8-sig")
-    classes, labels = [], {}
-    for block in re.split(r"\b(?:item|label)\s*\{", text)[1:]:
-        name = re.search(r"""\bname\s*:\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""", block)
-        number = re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block.replace(name[0], "") if name else block)
-        if not name or not number:
-            raise ValueError(f"{path}: item {{ {' '.join(block.split())[:60]} ... lacks a name or an id")
-        classes.append((number[1], re.sub(r"\\(.)", r"\1", name[1] or name[2] or "")))
-    for number, name in classes or re.findall(r"^[ \t]*(\d+)[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE):
-        number = int(number)
-        if number in labels or number < 1:
-            fault = "stands there twice" if number in labels else "is not 1 or more"
-            raise ValueError(f"{path}: action id {number} {fault}")
-        labels[number] = f"{name} ({number})" if name in labels.values() else name    # two ids of a name stay two
-    if not labels:
-        raise ValueError(f'{path}: holds no classes; expected items like item {{ name: "stand" id: 12 }}')
-    return labels
-
-
 def write_label_map(path, labels: dict[int, str]) -> None:
     """A pbtxt in the layout of the official 60-class AVA files."""
     with replacing(path) as file:
@@ -96,13 +82,13 @@ def write_label_map(path, labels: dict[int, str]) -> None:
 
 
 def write_predictions(path, truth: Annotations, detections: Detections) -> None:
-    """The predictions CSV in the AVA layout, row by row as in `detections`; beside it its label map <stem>.pbtxt.
+    """The predictions CSV in the AVA layout, in the order of `detections`, and its label map <stem>.pbtxt.
 
     Frames count from 1 there and seconds have four digits. The file scores exactly as the arrays do.
     """
     path, ids = Path(path), np.array(official_ids(truth))
     write_label_map(path.with_suffix(".pbtxt"), dict(zip(ids.tolist(), truth.texts)))
-    score = "{:.9g}".format if detections.score.dtype == np.float32 else repr          # nine digits keep its order
+    score = "{:.9g}".format if detections.score.dtype == np.float32 else repr          # keeps the order
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         for start in range(0, len(detections.video), 2000):
@@ -161,7 +147,8 @@ def read_table(path, role: str, videos: Places, frames: bool = False, known: set
                 *box, action, last = (*columns[key:], ()) if width - key == 5 else columns[key:]
                 number = np.array([*box, last] if role == "predictions" else box, np.float64).T
                 x1, y1, x2, y2 = number[:, :4].T
-                if not (np.isfinite(number).all() and (number[:, :4] >= 0).all() and (number[:, :4] <= 1).all()
+                inside = (number[:, :4] >= 0) & (number[:, :4] <= 1)
+                if not (np.isfinite(number).all() and inside.all()
                         and (role == "predictions" or ((x1 <= x2) & (y1 <= y2)).all())):
                     raise ValueError
                 person = [int(p or -1) for p in last] if role == "ground truth" and last else [-1] * len(row)
@@ -216,7 +203,7 @@ def parse_key(key: tuple, frames: bool) -> tuple[str, float]:
 
 
 def explain(path, role: str, frames: bool, known: set[int] | None) -> None:
-    """ValueError for the first row that breaks the rules of `read_table`, with its line and what was expected."""
+    """ValueError for the first row that `read_table` cannot take, with its line and what was expected."""
     with csv_reader(path) as reader:
         for i, row in enumerate(reader):
             if row and not (i == 0 and is_header(row)) and (fault := fault_of(row, role, frames, known)):
@@ -244,14 +231,18 @@ def fault_of(row: list[str], role: str, frames: bool, known: set[int] | None) ->
             return f"{cell!r} is not a number; expected {LAYOUT[role]}"
     x1, y1, x2, y2 = box = [float(cell) for cell in row[key:key + 4]]
     if min(box) < 0 or max(box) > 1:
-        return (f"box {','.join(row[key:key + 4])} is outside [0, 1]; divide pixels by the frame's width and height, "
-                "and cut boxes at its border")
+        if key == 1:
+            return (f"7 columns, and {row[1]!r} is no x1; expected {LAYOUT[role]}, "
+                    "or video_timestamp in one column")
+        return (f"box {','.join(row[key:key + 4])} is outside [0, 1]; divide pixels by the frame's width and "
+                "height, and cut boxes at its border")
     if role == "predictions":
         if not action.isdigit() or int(action) < 1:
             return f"action id {action!r} is not a whole number, 1 or more" + (
                    "" if action else " (is this a file of proposals?)")
         if known and int(action) not in known:
-            return f"action id {action} is not one of the {len(known)} classes; expected {min(known)} to {max(known)}"
+            return (f"action id {action} is not one of the {len(known)} classes; "
+                    f"expected {min(known)} to {max(known)}")
     else:
         if x1 > x2 or y1 > y2:
             return f"box {','.join(row[key:key + 4])} of the ground truth is not x1 <= x2, y1 <= y2"
@@ -270,7 +261,7 @@ def read_ground_truth(path, labels: dict[int, str] | None = None, split: int = 1
     stay float64, as the official tools read them.
     """
     if Path(path).suffix in (".pkl", ".pickle"):
-        return read_act_pickle(path, split)
+        return read_pickle(path, split)
     videos = Places()
     table = read_table(path, "ground truth", videos)
     if all(re.fullmatch(r"[+-]?\d*", action) for action in table.actions):
@@ -298,14 +289,17 @@ def read_ground_truth(path, labels: dict[int, str] | None = None, split: int = 1
                        person=person[order].astype(np.int32) if (person >= 0).any() else None)
 
 
-def read_act_pickle(path, split: int) -> Annotations:
-    """The test videos of UCF101-24 or JHMDB-21, whichever the pickle holds."""
-    content = data.load_pickle(path)
+def read_pickle(path, split: int) -> Annotations:
+    """Test videos of UCF101v2-GT.pkl or JHMDB-GT.pkl, or of gurkirt's pyannot.pkl beside its testlist01.txt."""
+    path = Path(path)
+    content = load_pickle(path)
     count = len(content["labels"]) if isinstance(content, dict) and "labels" in content else 0
-    readers = {24: data.read_ucf101_24, 21: data.read_jhmdb_21}
-    if count not in readers:
-        raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24 or JHMDB-GT.pkl with 21")
-    return readers[count](path, part="test", split=split)
+    if count in (24, 21):
+        return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)
+    if path.name == "pyannot.pkl":
+        return gurkirt_table(path, path.with_name("testlist01.txt"), "test")
+    raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, JHMDB-GT.pkl with 21, "
+                     "or pyannot.pkl")
 
 
 def read_predictions(path, truth: Annotations, labels: dict[int, str] | None = None) -> tuple[Detections, dict]:
@@ -356,8 +350,8 @@ def read_novel(path, truth: Annotations) -> set[str]:
     names.pop("", None)
     for name, line in names.items():
         if name not in truth.texts:
-            raise ValueError(f"{path}:{line}: {name!r} is not one of the {len(truth.texts)} classes; expected names "
-                             f"like {truth.texts[0]!r}, one a line")
+            raise ValueError(f"{path}:{line}: {name!r} is not one of the {len(truth.texts)} classes; "
+                             f"expected names like {truth.texts[0]!r}, one a line")
     if not names:
         raise ValueError(f"{path}: is empty; expected the names of the novel classes, one a line")
     return set(names)
@@ -427,8 +421,8 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
         rows_d = rows_d[np.argsort(-detections.score[rows_d], kind="stable")]     # descending score
         starts = np.zeros(len(keys) + 2, np.int64)           # of each keyframe in rows_t; the last is empty
         np.cumsum(np.bincount(true_place[rows_t], minlength=len(keys) + 1), out=starts[1:])
-        pairs = find_pairs(boxes_of(truth, truth.video[rows_t], truth.box[rows_t], protocol), starts,
-                       boxes_of(truth, detections.video[rows_d], detections.box[rows_d], protocol),
+        pairs = find_pairs(boxes_of(truth, truth.video[rows_t], truth.box[rows_t]), starts,
+                       boxes_of(truth, detections.video[rows_d], detections.box[rows_d]),
                        found_place[rows_d], iou, pixel=int(protocol == "act"))
         true = match(*pairs, found_place[rows_d], len(rows_t), remove=protocol == "act")
         entries.append({"id": official_id, "name": name, "split": None,
@@ -446,12 +440,16 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
 def summarise(result: dict, novel: set[str]) -> dict:
     """The result with every class marked base or novel, and the mean of each side beside that of all."""
     entries = [{**entry, "split": "novel" if entry["name"] in novel else "base"} for entry in result["classes"]]
-    means = {split: mean_of(entry["ap"] for entry in entries if entry["split"] == split) for split in ("base", "novel")}
-    return {**result, "mean_ap": {**means, "all": result["mean_ap"]["all"]}, "classes": entries}
+    mean_ap = {split: mean_of(entry["ap"] for entry in entries if entry["split"] == split)
+               for split in ("base", "novel")}
+    return {**result, "mean_ap": {**mean_ap, "all": result["mean_ap"]["all"]}, "classes": entries}
 
 
 def average_precision(true: np.ndarray, n_true: int, protocol: str) -> float:
-    """Area under precision over recall. true: (m,) bool by descending score; n_true: people to find."""
+    """Area under precision over recall. true: (m,) bool by descending score; n_true: people to find.
+
+    In float64; the official ACT script rounds the points to float32, which moves the seventh digit.
+    """
     precision = np.cumsum(true) / np.arange(1, len(true) + 1)
     if protocol == "ava":                                    # precision made non-increasing from the right
         heights = np.maximum.accumulate(precision[::-1])[::-1]
@@ -475,13 +473,15 @@ def check(truth: Annotations, detections: Detections, protocol: str, keyframes_w
     if protocol not in ("ava", "act"):
         raise ValueError(f"protocol {protocol!r} is not known; use 'ava' or 'act'")
     if keyframes_without_gt not in ("false", "ignore"):
-        raise ValueError(f"keyframes_without_gt {keyframes_without_gt!r} is not known; use 'false' or 'ignore'")
+        raise ValueError(f"keyframes_without_gt {keyframes_without_gt!r}: use 'false' or 'ignore'")
     if protocol == "act" and truth.size is None:
-        raise ValueError("protocol act measures in pixels, but the ground truth has no frame sizes; use protocol ava")
+        raise ValueError("protocol act measures in pixels, but the ground truth has no frame sizes; "
+                         "use protocol ava")
     m = len(detections.video)
     for name in ("keyframe", "box", "label", "score"):
         if getattr(detections, name).shape != ((m, 4) if name == "box" else (m,)):
-            raise ValueError(f"detections.{name} has shape {getattr(detections, name).shape}; there are {m} videos")
+            raise ValueError(f"detections.{name} has shape {getattr(detections, name).shape}, "
+                             f"detections.video ({m},)")
     if m and not np.isfinite(detections.score).all():
         row = int(np.flatnonzero(~np.isfinite(detections.score))[0])
         raise ValueError(f"score {detections.score[row]} of detection {row} is not a finite number")
@@ -497,12 +497,13 @@ def keyframe_key(truth: Annotations, video: np.ndarray, keyframe: np.ndarray) ->
 
 
 def exact(box: np.ndarray) -> np.ndarray:
-    """float64; a float32 box is brought back to the six decimals it was read from, so that IoU 0.5 stays 0.5."""
-    return np.round(box.astype(np.float64), 6) if box.dtype == np.float32 else box.astype(np.float64, copy=False)
+    """float64; a float32 box is brought back to the six decimals it was read from, for an exact IoU of 0.5."""
+    box64 = box.astype(np.float64, copy=False)
+    return np.round(box64, 6) if box.dtype == np.float32 else box64
 
 
-def boxes_of(truth: Annotations, video: np.ndarray, box: np.ndarray, protocol: str) -> np.ndarray:
-    """(n, 4) float64 in the unit the set was annotated in: pixels, to a thousandth, where the sizes are known."""
+def boxes_of(truth: Annotations, video: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """(n, 4) float64 in the unit of the set's own annotation: pixels, to a thousandth, if sizes are known."""
     if truth.size is None:
         return exact(box)
     return np.round(exact(box) * np.tile(truth.size, 2)[video], 3)
@@ -520,7 +521,7 @@ def best_of_keyframe(key: np.ndarray, detections: Detections, ids: list[int], li
     rows = np.lexsort((-detections.score, key))              # by keyframe, then descending score
     start, length = runs(key[rows])
     start, length = start[length > limit], length[length > limit]
-    lowest = np.repeat(detections.score[rows[start + limit - 1]], length)               # s of each row's keyframe
+    lowest = np.repeat(detections.score[rows[start + limit - 1]], length)    # s of each row's keyframe
     rows = rows[np.repeat(start, length) + count_up(length)]
     keep[rows[detections.score[rows] < lowest]] = False
     candidates = detections.score[rows] >= lowest
@@ -543,7 +544,9 @@ def best_of_keyframe(key: np.ndarray, detections: Detections, ids: list[int], li
 
 def runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start and length of each run of equal values."""
-    start = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.zeros(0, int)
+    new = np.ones(len(values), bool)
+    new[1:] = values[1:] != values[:-1]
+    start = np.flatnonzero(new)
     return start, np.diff(np.append(start, len(values)))
 
 
@@ -567,7 +570,7 @@ def box_iou(a: np.ndarray, b: np.ndarray, pixel: int = 0) -> np.ndarray:
 def find_pairs(true_box, starts, found_box, place, iou, pixel) -> tuple[np.ndarray, np.ndarray]:
     """(detection, ground truth) places of all pairs in one keyframe with IoU at or above the threshold.
 
-    starts: of each keyframe in true_box. Pairs come by detection, the highest IoU first, the first of equals first.
+    starts: of each keyframe in true_box. Pairs come by detection, the highest IoU first, of equals the first.
     """
     n = starts[place + 1] - starts[place]                    # ground truth of each detection's keyframe
     found = np.repeat(np.arange(len(place)), n)
@@ -580,7 +583,7 @@ def find_pairs(true_box, starts, found_box, place, iou, pixel) -> tuple[np.ndarr
 
 
 def match(found, true, place, n_true, remove) -> np.ndarray:
-    """(m,) bool: which detections are true. found, true: the pairs; place: (m,) keyframe of each detection.
+    """(m,) bool: which detections are true. found, true: of each pair; place: (m,) keyframe of a detection.
 
     AVA: a detection asks for the box with the highest IoU, whether it is free or not; the first to
     ask gets it. ACT (remove): it asks for the highest among those still free.
@@ -617,26 +620,25 @@ def box_report(truth: Annotations, proposals, protocol: str = "ava", iou: float 
     person counts once: one with three labels is one box, one without a label is a box like the others.
     """
     real = np.flatnonzero(truth.box.any(axis=1))             # rows without a box only name their keyframe
-    rows = np.column_stack([keyframe_key(truth, truth.video, truth.keyframe)[real], truth.box[real].astype(np.float64)])
-    real = np.sort(real[np.unique(rows, axis=0, return_index=True)[1]])
-    people = replace(truth, texts=["person"], ids=None, person=None, video=truth.video[real],
-                     keyframe=truth.keyframe[real], box=truth.box[real], text=np.zeros(len(real), np.int32))
-    found = Detections(proposals.video, proposals.keyframe, proposals.box, np.zeros(len(proposals.video), np.int32),
-                       proposals.score)
+    rows = np.column_stack([truth.video, truth.keyframe, truth.box])[real]
+    people = truth.select(np.sort(real[np.unique(rows, axis=0, return_index=True)[1]]))
+    people = replace(people, texts=["person"], ids=None, person=None, text=np.zeros(len(people), np.int32))
+    found = Detections(proposals.video, proposals.keyframe, proposals.box,
+                       np.zeros(len(proposals.video), np.int32), proposals.score)
     entry = frame_map(people, found, protocol, iou)["classes"][0]
     return {"protocol": protocol, "iou": iou, "boxes": entry["gt"], "proposals": entry["predictions"],
             "recall": entry["recall"], "ap": entry["ap"]}
 
 
 def distinct_boxes(truth: Annotations, detections: Detections) -> Detections:
-    """Each box of a keyframe once, with the best score of its classes: what a predictions file knows of the proposals."""
+    """Each box of a keyframe once, with the best score of its classes: all that predictions tell of proposals."""
     key = keyframe_key(truth, detections.video, detections.keyframe)
     order = np.lexsort((-detections.score, *detections.box.T, key))
     new = np.ones(len(order), bool)
     new[1:] = key[order][1:] != key[order][:-1]
     new[1:] |= (detections.box[order][1:] != detections.box[order][:-1]).any(axis=1)
     rows = np.sort(order[new])
-    return Detections(*(getattr(detections, name)[rows] for name in ("video", "keyframe", "box", "label", "score")))
+    return Detections(*(column[rows] for column in vars(detections).values()))
 
 
 def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[float]] | None = None,
@@ -650,23 +652,27 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
     the truth has frame sizes). Ground-truth tubes are the boxes of one person and class in a video.
     """
     if truth.unit != "frame" or truth.person is None:
-        raise ValueError("video mAP needs ground truth by frames with the boxes of a person linked: UCF101-24 or JHMDB-21")
+        raise ValueError("video mAP needs ground truth by frames, with the boxes of a person linked: "
+                         "UCF101-24 or JHMDB-21")
     ious = ious or {"0.2": [0.2], "0.5": [0.5], "0.5:0.95": [0.5 + 0.05 * i for i in range(10)]}
     pixel, classes = int(truth.size is not None), len(truth.texts)
 
     labelled = np.flatnonzero(truth.text >= 0)
     person = np.column_stack([truth.video, truth.text, truth.person])[labelled]
     _, tube = np.unique(person, axis=0, return_inverse=True)
-    true = Tubes.build(tube.ravel(), truth.keyframe[labelled], truth.video[labelled].astype(np.int64) * classes
-                       + truth.text[labelled], boxes_of(truth, truth.video[labelled], truth.box[labelled], "act"))
-    found, score = link_tubes(detections.video.astype(np.int64) * classes + detections.label, detections.keyframe,
-                              boxes_of(truth, detections.video, detections.box, "act"), detections.score, pixel, min_length)
+    group = truth.video[labelled].astype(np.int64) * classes + truth.text[labelled]      # class in a video
+    true = Tubes.build(tube.ravel(), truth.keyframe[labelled], group,
+                       boxes_of(truth, truth.video[labelled], truth.box[labelled]))
+    group = detections.video.astype(np.int64) * classes + detections.label
+    box = boxes_of(truth, detections.video, detections.box)
+    found, score = link_tubes(group, detections.keyframe, box, detections.score, pixel, min_length)
     keep = suppress(found.group, score, lambda a, b: tube_iou(found, a, found, b, pixel), 0.3)
     order = keep[np.argsort(-score[keep], kind="stable")]
 
     # pairs of a found and a true tube of one class in one video, as in a frame
     true_order = np.argsort(true.group, kind="stable")
-    low, high = (np.searchsorted(true.group[true_order], found.group[order], side) for side in ("left", "right"))
+    low, high = (np.searchsorted(true.group[true_order], found.group[order], side)
+                 for side in ("left", "right"))
     f = np.repeat(np.arange(len(order)), high - low)
     t = true_order[np.repeat(low, high - low) + count_up(high - low)]
     overlap = tube_iou(found, order[f], true, t, pixel)
@@ -708,8 +714,8 @@ class Tubes:
         place = start[:-1].repeat(length) + frame - first.repeat(length)
         dense = np.full((start[-1], 4), np.nan)
         dense[place] = box
-        if interpolate:                                      # every tube has its first and last box
-            dense = np.column_stack([np.interp(np.arange(start[-1]), place, side) for side in box.T]).reshape(-1, 4)
+        if interpolate and len(place):                       # every tube has its first and last box
+            dense = np.column_stack([np.interp(np.arange(start[-1]), place, side) for side in box.T])
         return Tubes(group[at], first, start, dense)
 
 
@@ -728,10 +734,11 @@ def tube_iou(a: Tubes, i: np.ndarray, b: Tubes, j: np.ndarray, pixel: int) -> np
 
 def counts(tubes: Tubes) -> np.ndarray:
     """Frames with a box of each tube: (tubes,)."""
-    return np.add.reduceat(~np.isnan(tubes.box[:, 0]), tubes.start[:-1]) if len(tubes.group) else np.zeros(0)
+    boxes = np.concatenate([[0], np.cumsum(~np.isnan(tubes.box[:, 0]))])
+    return boxes[tubes.start[1:]] - boxes[tubes.start[:-1]]
 
 
-def suppress(group: np.ndarray, score: np.ndarray, overlap, threshold: float, top: int | None = None) -> np.ndarray:
+def suppress(group, score, overlap, threshold: float, top: int | None = None) -> np.ndarray:
     """Rows that non-maximum suppression keeps within each group, best first, at most `top` a group.
 
     overlap(i, j): IoU of rows i[k] and j[k]. The k-th best of all groups suppress at once.
@@ -754,16 +761,18 @@ def suppress(group: np.ndarray, score: np.ndarray, overlap, threshold: float, to
 def link_tubes(group, frame, box, score, pixel: int, min_length: int) -> tuple[Tubes, np.ndarray]:
     """Frame detections linked as ACT does: tubes of a class in a video, and their scores (tubes,).
 
-    Of a frame the ten best boxes after suppression at IoU 0.3 take part. Frame by frame each live tube, the one
-    with the highest mean score first, takes the best-scored free box with IoU >= 0.2 to its last one;
-    boxes left over begin tubes; a tube whose last box is more than five frames back has ended. Its score is the mean; gaps are
-    interpolated; tubes shorter than min_length frames are dropped. All arguments: of each detection, (m,).
+    Of a frame the ten best boxes after suppression at IoU 0.3 take part. Frame by frame each live tube, the
+    one with the highest mean score first, takes the best-scored free box with IoU >= 0.2 to its last one;
+    boxes left over begin tubes; a tube without a box for more than five frames has ended. Its score is the
+    mean of its boxes' (ACT also drops low scores, which a logit has no scale for); gaps are interpolated;
+    tubes shorter than min_length frames are dropped. All arguments: of each detection, (m,).
     """
     rows = suppress(group * 2 ** 24 + frame, score, lambda i, j: box_iou(box[i], box[j], pixel), 0.3, top=10)
     rows = rows[np.lexsort((-score[rows], group[rows], frame[rows]))]
-    tube = np.full(len(rows), -1)
     group, frame, box, score = group[rows], frame[rows], box[rows], score[rows]
-    live, total, count, last, tubes = np.zeros(0, int), np.zeros(len(rows)), np.zeros(len(rows), int), np.zeros(len(rows), int), 0
+    tube = np.full(len(rows), -1)                            # of each box
+    total, count, last = np.zeros(len(rows)), np.zeros(len(rows), int), np.zeros(len(rows), int)     # of each tube
+    live, tubes = np.zeros(0, int), 0                        # tubes that may go on; how many there are
     for start, length in zip(*runs(frame)):                  # all videos and classes go through a frame together
         here = np.arange(start, start + length)
         live = live[frame[start] - frame[last[live]] <= 5]
@@ -783,14 +792,13 @@ def link_tubes(group, frame, box, score, pixel: int, min_length: int) -> tuple[T
         count[tube[matched]] += 1
         new = here[tube[here] < 0]
         born = np.arange(tubes, tubes + len(new))
-        tube[new], last[born], total[born], count[born], tubes = born, new, score[new], 1, tubes + len(new)
-        live = np.concatenate([live, born])
-    found = Tubes.build(tube, frame, group, box, interpolate=True)
-    long = np.flatnonzero(np.diff(found.start) >= min_length)
-    keep = np.isin(tube, long)
-    _, renumbered = np.unique(tube[keep], return_inverse=True)
-    return (Tubes.build(renumbered, frame[keep], group[keep], box[keep], interpolate=True),
-            total[long] / count[long])
+        tube[new], last[born], total[born], count[born] = born, new, score[new], 1
+        live, tubes = np.concatenate([live, born]), tubes + len(new)
+    first = frame[np.unique(tube, return_index=True)[1]]     # rows are in the order of frames
+    long = frame[last[:tubes]] - first + 1 >= min_length     # (tubes,)
+    keep = long[tube]
+    return (Tubes.build(tube[keep], frame[keep], group[keep], box[keep], interpolate=True),
+            (total[:tubes] / count[:tubes])[long])
 
 
 # ---------------------------------------------------------------- what it says
@@ -809,8 +817,9 @@ def print_table(result: dict) -> None:
     for reason, count in result["left_out"].items():
         if count:
             print(f"left out: {count} predictions {reason}")
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     print(f"classes {len(entries) - len(missing)} of {len(entries)} counted"
-          + (f"; without ground truth: {', '.join(missing)}" if missing else ""))
+          + (f"; without ground truth: {', '.join(missing[:5])}{more}" if missing else ""))
     width = max([len(entry["name"]) for entry in entries] + [5])
     print(f"{'id':>5}  {'class':<{width}}  {'split':<5}  {'AP':>6}  {'gt':>8}  {'predictions':>11}")
     for entry in entries:
@@ -835,7 +844,8 @@ def mean_and_spread(results: list[dict]) -> dict:
     whole = {split: None not in values for split, values in rows.items()}
     return {"protocol": results[0]["protocol"], "iou": results[0]["iou"], "mean_of": len(results),
             "mean_ap": {split: mean_of(values) if whole[split] else None for split, values in rows.items()},
-            "spread": {split: float(np.std(values, ddof=1)) if whole[split] else None for split, values in rows.items()}}
+            "spread": {split: float(np.std(values, ddof=1)) if whole[split] else None
+                       for split, values in rows.items()}}
 
 
 def print_boxes(report: dict) -> None:
@@ -844,7 +854,7 @@ def print_boxes(report: dict) -> None:
 
 
 def print_video_map(result: dict) -> None:
-    print(f"video mAP  " + "  ".join(f"@{key} {percent(value)}" for key, value in result["map"].items())
+    print("video mAP  " + "  ".join(f"@{key} {percent(value)}" for key, value in result["map"].items())
           + f"  tubes {result['tubes']}  ground truth {result['gt']}  min length {result['min_length']} frames")
 
 
@@ -867,13 +877,14 @@ COLOURS = {"base": (55, 110, 180), "novel": (225, 120, 40), None: (55, 110, 180)
 
 def plot_classes(result: dict, path) -> None:
     """A PNG of each class's AP as a bar, the best on top, base and novel in two colours."""
-    from PIL import Image, ImageDraw, ImageFont              # only where a picture is asked for
     font, row, top = ImageFont.load_default(13), 20, 54
-    entries = sorted((entry for entry in result["classes"] if entry["ap"] is not None), key=lambda entry: -entry["ap"])
+    entries = [entry for entry in result["classes"] if entry["ap"] is not None]
+    entries.sort(key=lambda entry: -entry["ap"])
     left = 20 + max([int(font.getlength(entry["name"])) for entry in entries] + [60])
     image = Image.new("RGB", (left + 560, top + row * len(entries) + 30), "white")
     draw = ImageDraw.Draw(image)
-    draw.text((10, 8), f"frame mAP@{result['iou']:g}, {result['protocol']}: {means(result['mean_ap'])}", "black", font)
+    title = f"frame mAP@{result['iou']:g}, {result['protocol']}: {means(result['mean_ap'])}"
+    draw.text((10, 8), title, "black", font)
     for i, split in enumerate(split for split in ("base", "novel") if result["mean_ap"][split] is not None):
         draw.rectangle((left + 80 * i, 32, left + 80 * i + 12, 44), COLOURS[split])
         draw.text((left + 80 * i + 18, 30), split, "black", font)
@@ -884,41 +895,349 @@ def plot_classes(result: dict, path) -> None:
     for i, entry in enumerate(entries):
         y = top + row * i
         draw.text((left - 8, y + row // 2), entry["name"], "black", font, anchor="rm")
-        draw.rectangle((left, y + 2, left + 500 * entry["ap"], y + row - 3), COLOURS[entry["split"]])
-        draw.text((left + 500 * entry["ap"] + 6, y + row // 2), percent(entry["ap"]), "black", font, anchor="lm")
+        right = left + 500 * entry["ap"]
+        draw.rectangle((left, y + 2, right, y + row - 3), COLOURS[entry["split"]])
+        draw.text((right + 6, y + row // 2), percent(entry["ap"]), "black", font, anchor="lm")
     with replacing(path, binary=True) as file:
         image.save(file, "PNG")
 
 
+# ---------------------------------------------------------------- a checkpoint's scores of a benchmark
+
+@dataclass
+class TestSet:
+    """One test set of a benchmark: its truth, the boxes to score, and which of its classes are novel."""
+
+    name: str
+    truth: Annotations
+    proposals: data.Proposals
+    novel: list[str]
+    boxes_from: str               # where the proposals come from, for the report
+    protocol: str                 # the default one
+
+
+BENCHMARKS = ("ucf-jhmdb", "ov-ava", "csv")
+PROTOCOL = {"ucf-jhmdb": "act", "ov-ava": "ava", "csv": "ava"}      # what the papers of each benchmark use
+MIN_SCORE = {"ucf-jhmdb": 0.3, "ov-ava": 0.8, "csv": 0.0}           # Section 4.1: proposals above this score
+
+
+def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
+    """The test sets of a benchmark; what the flags leave open, the checkpoint's record tells."""
+    trained = record.get("args", {})
+    benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained.get("dataset"))
+    if benchmark is None:
+        raise ValueError(f"{args.ckpt[0]}: was not finetuned, so it names no benchmark; give --benchmark "
+                         f"{'|'.join(BENCHMARKS)}")
+    same = benchmark == {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava"}.get(trained.get("dataset"), trained.get("dataset"))
+    folder = args.data or (trained.get("data") if same else None)
+    sets = []
+    if benchmark == "ucf-jhmdb":
+        ucf = data.read_dataset("ucf101-24", folder, "test")
+        sets.append(("UCF101-24", ucf, []))
+        for split in args.split:
+            jhmdb = data.read_dataset("jhmdb-21", args.jhmdb, "test", part=split)
+            sets.append((f"JHMDB-21 split {split}", jhmdb, jhmdb.texts))
+    elif benchmark == "ov-ava":
+        ava = data.read_dataset("ava", folder, "test", version=args.version)
+        sets.append(("AVA", ava, data.novel_classes("ava", ava.texts, args.novel)))
+    else:
+        own = data.read_dataset("csv", folder, "test", csv=args.csv)
+        base = record.get("base") or own.texts
+        named = data.novel_classes("csv", own.texts, args.novel, folder)
+        sets.append(("csv", own, named or [name for name in own.texts if name not in base]))
+
+    files = args.proposals
+    default = Path(folder or "data/csv") / "proposals.csv"
+    if not files and benchmark == "csv" and default.is_file():
+        files = [str(default)]
+    if not files and benchmark != "csv":
+        raise ValueError(f"--proposals is missing: human boxes on the test keyframes, from detect_humans.py or another "
+                         "detector's file; or 'ground-truth', for the annotated people")
+    min_score = MIN_SCORE[benchmark] if args.score is None else args.score
+    result = []
+    for i, (name, truth, novel) in enumerate(sets):
+        path = files[min(i, len(files) - 1)] if files else "ground-truth"
+        if path == "ground-truth":
+            proposals, source = annotated_people(truth), "ground truth"
+        else:
+            proposals = data.read_proposals(path, truth, min_score)
+            source = f"{path} at score >= {min_score:g}"
+        result.append(TestSet(name, truth, proposals, novel, source, PROTOCOL[benchmark]))
+    return result
+
+
+def annotated_people(truth: Annotations) -> data.Proposals:
+    """The distinct annotated boxes of each keyframe, as if a detector had found them all."""
+    rows = np.flatnonzero(truth.box.any(axis=1))
+    _, first = np.unique(np.column_stack([keyframe_key(truth, truth.video, truth.keyframe)[rows], truth.box[rows]]),
+                         axis=0, return_index=True)
+    rows = rows[np.sort(first)]
+    return data.Proposals(truth.video[rows], truth.keyframe[rows], truth.box[rows].astype(np.float32),
+                          np.ones(len(rows), np.float32))
+
+
+class ChunksInOrder(torch.utils.data.IterableDataset):
+    """Batches of test clips: each loader worker takes every W-th chunk of keyframes and reads it in order.
+
+    In order, so that keyframes that are close together share their decoded frames.
+    """
+
+    def __init__(self, clips: data.ClipDataset, chunks: list[range], batch_size: int):
+        self.clips, self.chunks, self.batch_size = clips, chunks, batch_size
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in range(first, len(self.chunks), step):
+            chunk = self.chunks[number]
+            for start in range(chunk.start, chunk.stop, self.batch_size):
+                places = range(start, min(start + self.batch_size, chunk.stop))
+                yield number, places.stop == chunk.stop, data.collate([self.clips[place] for place in places])
+
+
+@torch.inference_mode()
+def score_boxes(model: ovstad.ViCLIP, boxes: Annotations, f_text: torch.Tensor, betas: list[float], settings: dict,
+                folder: Path, args: argparse.Namespace, process: engine.Process) -> dict:
+    """Logits of all boxes of a table, every keyframe with boxes encoded once, by all processes together.
+
+    The keyframes are cut into chunks of fixed size, which processes take in turn; a finished chunk is a
+    file in `folder`. So an interrupted run loses at most a chunk, and the result does not depend on the
+    number of processes or workers. Returns, on process 0, arrays of n rows (sorted by keyframe):
+    row (n,) a row of `boxes` with that video and keyframe, box (n, 4), kind (n, kinds) bool, logits
+    (n, betas, C); and the list of unreadable clips; {} on the others.
+    """
+    clips = data.ClipDataset(boxes, settings["frames"], settings["stride"], settings["short_side"], model.patch)
+    size = min(max(len(clips) // 64, 16), 256)
+    chunks = [range(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
+    paths = [folder / f"{chunk.start:08d}-{chunk.stop:08d}.pt" for chunk in chunks]
+    todo = [i for i, path in enumerate(paths) if not path.exists()]
+    process.gather(None)                                     # nobody starts before all have looked
+    mine = todo[process.rank::process.world]
+    loader = torch.utils.data.DataLoader(ChunksInOrder(clips, [chunks[i] for i in mine], args.batch_size), batch_size=None,
+                                         num_workers=min(args.workers, len(mine)), pin_memory=process.device.type == "cuda")
+    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip", disable=not process.is_main, dynamic_ncols=True)
+    done: dict[int, list[dict]] = {}
+    for number, last, batches in loader:
+        parts = done.setdefault(number, [])
+        for batch in batches:
+            part = {"bad": batch["bad"], "row": torch.zeros(0, dtype=torch.long), "box": torch.zeros(0, 4),
+                    "kind": torch.zeros(0, len(boxes.texts), dtype=torch.bool), "logits": torch.zeros(0, len(betas), len(f_text))}
+            if batch["video"] is not None:
+                video = data.normalise(batch["video"].to(process.device, non_blocking=True))
+                with torch.autocast(process.device.type, torch.bfloat16, enabled=args.amp):
+                    f_global, f_map = model.encode_video(video)
+                f_region = model.region_features(f_map, batch["boxes"])                   # (N, D)
+                clip = ovstad.clip_of_box(batch["boxes"])
+                f_global = f_global.float()[clip.to(process.device)]                      # (N, D)
+                part["logits"] = torch.stack([model.logits(ovstad.fuse(f_region, f_global, beta), f_text)
+                                              for beta in betas], 1).cpu()                # (N, betas, C)
+                part["box"] = torch.cat(batch["boxes"])
+                part["row"] = torch.from_numpy(clips.first_row[batch["keyframe"]])[clip]
+                part["kind"] = torch.zeros(len(clip), len(boxes.texts), dtype=torch.bool)
+                part["kind"][batch["labels"][:, 0], batch["labels"][:, 1]] = True
+            parts.append(part)
+            bar.update(len(batch["keyframe"]) + len(batch["bad"]))
+        if last:
+            parts = done.pop(number)
+            chunk = {name: torch.cat([part[name] for part in parts]) for name in ("row", "box", "kind", "logits")}
+            order = torch.argsort(chunk["row"], stable=True)
+            chunk = {name: value[order] for name, value in chunk.items()}
+            engine.save_checkpoint(paths[mine[number]], chunk | {"bad": sum((part["bad"] for part in parts), [])})
+    bar.close()
+    process.gather(None)                                     # all chunks are on disk
+    if not process.is_main:
+        return {}
+    parts = [torch.load(path, weights_only=True) for path in paths]
+    result = {name: torch.cat([part[name] for part in parts]).numpy() for name in ("row", "box", "kind", "logits")}
+    return result | {"bad": sum((part["bad"] for part in parts), [])}
+
+
+def detections_of(scored: dict, boxes: Annotations, kind: int, beta: int, classes: range) -> Detections:
+    """The rows (box, class) of one kind of box at one beta."""
+    chosen = np.flatnonzero(scored["kind"][:, kind])
+    logits = scored["logits"][chosen, beta][:, classes.start:classes.stop]                # (n, C)
+    row = scored["row"][chosen].repeat(len(classes))
+    return Detections(boxes.video[row], boxes.keyframe[row], scored["box"][chosen].repeat(len(classes), 0),
+                      np.tile(np.arange(len(classes), dtype=np.int32), len(chosen)), logits.reshape(-1))
+
+
+def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Process) -> list[dict]:
+    """One result for each beta and protocol, each printed; leaves the predictions under --out."""
+    model, record = ovstad.load_model(path)
+    arch = ovstad.ARCHS[model.arch]
+    settings = {"frames": args.frames or record.get("frames") or arch.frames,
+                "stride": args.stride or record.get("stride") or 1,
+                "short_side": args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)}
+    betas = args.beta or [record.get("beta", ovstad.BETA)]
+    sets = read_benchmark(args, record)
+    out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
+    out = out / Path(path).stem if len(args.ckpt) > 1 else out
+    model = model.to(process.device)
+
+    # every box of a test set once: proposals, and with --localisation also the annotated people
+    prompt = record.get("prompt", ovstad.PROMPT)
+    classes = [name for one in sets for name in one.truth.texts]
+    classes = list(dict.fromkeys(classes))
+    with torch.inference_mode():
+        f_text = model.encode_text([prompt.format(name) for name in classes])             # (C, D), once
+    scored = []
+    for number, one in enumerate(sets):
+        kinds = [one.proposals] + ([annotated_people(one.truth)] if args.localisation else [])
+        boxes = data.make_annotations(one.truth.videos, ["proposal", "annotated"][:len(kinds)],
+                                      np.concatenate([k.video for k in kinds]), np.concatenate([k.keyframe for k in kinds]),
+                                      np.concatenate([k.box for k in kinds]), np.repeat(range(len(kinds)), [len(k.video) for k in kinds]),
+                                      unit=one.truth.unit, files=one.truth.files, start_sec=one.truth.start_sec)
+        missing = sorted({one.truth.videos[v] for v in np.unique(boxes.video) if not one.truth.files[v]})
+        if len(missing) > 0.25 * len(np.unique(boxes.video)):
+            raise FileNotFoundError(f"{one.name}: {len(missing)} of {len(np.unique(boxes.video))} videos are not on disk, the "
+                                    f"first one being {missing[0]}; check the paths with: python data.py check")
+        folder = out / f"parts-{number}"
+        key = json.dumps([os.path.abspath(path), os.path.getmtime(path) if os.path.exists(path) else 0, settings, betas, classes,
+                          args.amp, args.batch_size, len(boxes), zlib.crc32(boxes.box), zlib.crc32(boxes.keyframe)])
+        if process.is_main:
+            kept = folder / "key.json"
+            if not (args.resume and kept.exists() and kept.read_text() == key):
+                shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            kept.write_text(key)
+        process.gather(None)
+        scored.append((one, boxes, score_boxes(model, boxes, f_text, betas, settings, folder, args, process)))
+    if not process.is_main:
+        return []
+
+    results = []
+    for place, beta in enumerate(betas):
+        for protocol in args.protocol or [sets[0].protocol]:
+            rows = []
+            for number, (one, boxes, logits) in enumerate(scored):
+                if logits["bad"]:
+                    print(f"{one.name}: {len(logits['bad'])} keyframes could not be read, such as {logits['bad'][0]}", file=sys.stderr)
+                columns = [classes.index(name) for name in one.truth.texts]
+                own = logits | {"logits": logits["logits"][:, :, columns]}
+                found = detections_of(own, boxes, 0, place, range(len(columns)))
+                result = score_set(one, found, protocol, args) | {"beta": beta, "ckpt": path, "unreadable": len(logits["bad"])}
+                if args.localisation:
+                    found_on_truth = detections_of(own, boxes, 1, place, range(len(columns)))
+                    result["with_ground_truth_boxes"] = score_set(one, found_on_truth, protocol, args)["mean_ap"]
+                    result["box_report"] = box_report(one.truth, one.proposals, protocol, args.iou)
+                if args.video_map:
+                    result["video_map"] = video_map(one.truth, found)
+                rows.append(result)
+                name = "predictions" + (f"-{number}" if len(scored) > 1 else "") + (f"_beta{beta:g}" if len(betas) > 1 else "")
+                write_predictions(out / f"{name}.csv", one.truth, found)
+                report_set(one, result, out / f"{name}.csv")
+            results.append(combine(rows) if len(rows) > 1 else rows[0])
+            if len(rows) > 1:
+                print(f"mAP  {means(results[-1]['mean_ap'])}")
+            if args.joint:
+                results.append(score_joint(scored, classes, place, protocol, args) | {"beta": beta, "ckpt": path})
+                print(f"joint, all {len(classes)} classes on all test sets: {means(results[-1]['mean_ap'])}")
+    if len(betas) > 1:
+        print(f"\n{'beta':>6}  {'base':>6}  {'novel':>6}  {'all':>6}")
+        for result in results:
+            print(f"{result['beta']:>6g}  " + "  ".join(f"{percent(result['mean_ap'][split]):>6}" for split in ("base", "novel", "all")))
+    return results
+
+
+def score_set(one: TestSet, found: Detections, protocol: str, args: argparse.Namespace) -> dict:
+    result = frame_map(one.truth, found, protocol, args.iou, None, args.max_per_keyframe, args.keyframes_without_gt)
+    result = summarise(result, set(one.novel))
+    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video), **result}
+
+
+def report_set(one: TestSet, result: dict, path: Path) -> None:
+    print(f"\n{one.name}, beta {result['beta']:g}: boxes of {one.boxes_from}; predictions in {path}")
+    print_table(result)
+    if "box_report" in result:
+        print_boxes(result["box_report"])
+        print(f"with ground-truth boxes in place of proposals: mAP  {means(result['with_ground_truth_boxes'])}")
+    if "video_map" in result:
+        print_video_map(result["video_map"])
+
+
+def combine(rows: list[dict]) -> dict:
+    """One result of several test sets, each class counted where it was tested; several splits of a set are averaged."""
+    sets = {name: mean_and_spread(group)["mean_ap"] if len(group) > 1 else group[0]["mean_ap"] for name, group in
+            ((name, [row for row in rows if row["test_set"].split(" split ")[0] == name])
+             for name in dict.fromkeys(row["test_set"].split(" split ")[0] for row in rows))}
+    values = {split: mean_of([ap[split] for ap in sets.values()]) for split in ("base", "novel")}
+    classes = [entry | {"test_set": row["test_set"]} for row in rows for entry in row["classes"]]
+    values["all"] = mean_of([entry["ap"] for entry in classes])
+    return {"protocol": rows[0]["protocol"], "iou": rows[0]["iou"], "beta": rows[0]["beta"], "ckpt": rows[0]["ckpt"],
+            "mean_ap": values, "classes": classes, "sets": rows}
+
+
+def score_joint(scored: list, classes: list[str], beta: int, protocol: str, args: argparse.Namespace) -> dict:
+    """All classes asked of all test sets at once: separate lists hide confusions between base and novel."""
+    truths, found = [], []
+    first = 0
+    for one, boxes, logits in scored:
+        if " split " in one.name and not one.name.endswith(f" {args.split[0]}"):
+            continue                                         # splits of one set share videos: the first stands for all
+        rows = detections_of(logits, boxes, 0, beta, range(len(classes)))
+        found.append(replace(rows, video=rows.video + first))
+        place = np.array([classes.index(name) for name in one.truth.texts] + [-1], np.int32)
+        truths.append(replace(one.truth, video=one.truth.video + np.int32(first), text=place[one.truth.text]))
+        first += len(one.truth.videos)
+    join = lambda name, parts: np.concatenate([getattr(part, name) for part in parts])
+    truth = Annotations(sum((t.videos for t in truths), []), classes, *(join(name, truths) for name in ("video", "keyframe", "box", "text")),
+                        unit=truths[0].unit, size=join("size", truths) if truths[0].size is not None else None)
+    everything = Detections(*(join(name, found) for name in ("video", "keyframe", "box", "label", "score")))
+    result = frame_map(truth, everything, protocol, args.iou)
+    return {"joint": True, **summarise(result, {name for one, *_ in scored for name in one.novel})}
+
+
 # ---------------------------------------------------------------- the command line
 
-def parse_args() -> argparse.Namespace:
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
+    group = parser.add_argument_group("a checkpoint")
+    group.add_argument("--ckpt", nargs="+", help="checkpoints of train_finetune.py or train_align.py, or ViCLIP's weights by Hub id; "
+                       "several give mean and spread")
+    group.add_argument("--benchmark", choices=BENCHMARKS, help="default: that of the set the checkpoint was trained on")
+    group.add_argument("--data", help="folder of UCF101-24, AVA or your own test.csv; default: where the checkpoint was trained, "
+                       "or data/ and its name")
+    group.add_argument("--jhmdb", default="data/jhmdb-21", help="folder of JHMDB-21")
+    group.add_argument("--csv", help="with --benchmark csv: the test annotations, in place of DATA/test.csv")
+    group.add_argument("--version", help="AVA's 2.1 or 2.2; default: the newest there")
+    group.add_argument("--proposals", nargs="+", metavar="FILE", help="human boxes; two files for ucf-jhmdb if they are apart; "
+                       "'ground-truth' for the annotated people. With csv by default DATA/proposals.csv, else ground-truth")
+    group.add_argument("--score", type=float, help="lowest proposal score; default: 0.3 for ucf-jhmdb, 0.8 for ov-ava (Section 4.1)")
+    group.add_argument("--beta", type=float, nargs="+", help="fusion ratios, for one pass of the encoder; default: the checkpoint's")
+    group.add_argument("--joint", action="store_true", help="also all classes of ucf-jhmdb asked of both test sets at once")
+    group.add_argument("--localisation", action="store_true", help="also how good the boxes are, and the mAP on annotated boxes")
+    group.add_argument("--frames", type=int, help="T; default: the checkpoint's")
+    group.add_argument("--stride", type=int, help="default: the checkpoint's")
+    group.add_argument("--short-side", type=int, help="pixels; default: the checkpoint's (256)")
+    group.add_argument("--batch-size", type=int, default=16, help="clips at a time, for each process")
+    group.add_argument("--out", help="folder of the predictions; default: eval/ beside the checkpoint")
+    group.add_argument("--resume", action="store_true", help="keep the finished part of an interrupted run")
+    engine.add_run_flags(parser)
     group = parser.add_argument_group("a saved file")
-    group.add_argument("--predictions", nargs="+", metavar="CSV", help="rows " + LAYOUT["predictions"].replace("%", "%%")
-                       + "; several files (seeds, checkpoints) give mean and spread")
-    group.add_argument("--ground-truth", metavar="CSV|PKL", help="AVA's CSV, an annotations CSV, or ACT's pickle")
-    group.add_argument("--label-map", metavar="PBTXT", help="the classes that count; of CSVs with ids, the names. "
+    group.add_argument("--predictions", nargs="+", metavar="CSV", help=f"rows {LAYOUT['predictions']}; "
+                       "several files (seeds, checkpoints) give mean and spread")
+    group.add_argument("--ground-truth", metavar="CSV|PKL",
+                       help="AVA's CSV, an annotations CSV, or the pickle of UCF101-24 or JHMDB-21")
+    group.add_argument("--label-map", metavar="PBTXT", help="names of the ids in the CSVs; other ids are left out. "
                        "None: the .pbtxt beside the predictions, if there is one")
     group.add_argument("--exclude", metavar="CSV", help="keyframes that do not count: video,keyframe")
-    group.add_argument("--novel", metavar="TXT", help="names of the novel classes, one a line; the others are base")
-    group.add_argument("--split", nargs="+", type=int, default=[1], help="test splits of JHMDB-21; several give each and the mean")
+    group.add_argument("--novel", metavar="TXT", help="names of the novel classes, one a line; the rest is base")
+    group.add_argument("--split", nargs="+", type=int, default=[1],
+                       help="test splits of JHMDB-21 (1 2 3); several give each and the mean")
     group = parser.add_argument_group("protocol")
-    group.add_argument("--protocol", nargs="+", choices=["ava", "act"], help="None: act for a pickle, ava for a CSV")
-    group.add_argument("--iou", type=float, default=0.5, help="a detection needs this overlap")
-    group.add_argument("--max-per-keyframe", type=int, default=0, help="best rows of a keyframe that count; the official "
-                       "AVA script takes 50, others have no limit (0)")
+    group.add_argument("--protocol", nargs="+", choices=["ava", "act"],
+                       help="None: act for a pickle, ava for a CSV; or both")
+    group.add_argument("--iou", type=float, default=0.5, help="overlap that a true detection needs")
+    group.add_argument("--max-per-keyframe", type=int, default=0, metavar="N", help="best rows of a keyframe "
+                       "that count; the official AVA script takes 50, others have no limit (0)")
     group.add_argument("--keyframes-without-gt", choices=["false", "ignore"], default="false",
-                       help="detections on keyframes that the ground truth does not name: false as in AVA 2019, or "
-                       "ignored as in AVA 2020")
+                       help="detections on keyframes that the ground truth does not name: false as in AVA 2019, "
+                       "or ignored as in AVA 2020")
     group = parser.add_argument_group("more")
-    group.add_argument("--box-report", action="store_true", help="also recall and AP of the boxes, whatever people do")
+    group.add_argument("--box-report", action="store_true", help="also recall and AP of the boxes alone")
     group.add_argument("--video-map", action="store_true", help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
-    group.add_argument("--json", metavar="FILE", help="write all that was found, to be cited")
-    group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; with several results the first")
+    group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
+    group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
     return parser.parse_args()
 
 
@@ -949,7 +1268,8 @@ def score_files(args: argparse.Namespace) -> list[dict]:
                 print(f"{path}" + (f"  split {split}" if pickled else ""))
                 print_table(result)
                 if args.box_report:
-                    result["box_report"] = box_report(truth, distinct_boxes(truth, detections), protocol, args.iou)
+                    boxes = distinct_boxes(truth, detections)
+                    result["box_report"] = box_report(truth, boxes, protocol, args.iou)
                     print_boxes(result["box_report"])
                 results.append(result)
             if args.video_map:
@@ -961,17 +1281,25 @@ def score_files(args: argparse.Namespace) -> list[dict]:
 
 def main() -> None:
     args = parse_args()
-    if not args.predictions or not args.ground_truth:
-        raise ValueError("nothing to score; give --predictions CSV and --ground-truth CSV|PKL")
-    results = score_files(args)
+    if args.ckpt:
+        process = engine.start_process(args.device)
+        results = [result for path in args.ckpt for result in score_checkpoint(path, args, process)]
+        if not process.is_main:
+            return
+    elif args.predictions and args.ground_truth:
+        results = score_files(args)
+    else:
+        raise ValueError("nothing to score; give --ckpt, or --predictions CSV and --ground-truth CSV|PKL")
 
-    # several splits, seeds or checkpoints: the mean of each protocol
-    for protocol in sorted({result["protocol"] for result in results}):
-        of_protocol = [result for result in results if result["protocol"] == protocol]
-        if len(of_protocol) > 1:
-            results.append(mean_and_spread(of_protocol))
-            print(f"mean of {len(of_protocol)}, {protocol}: {means(results[-1]['mean_ap'])}"
-                  f"  standard deviation {means(results[-1]['spread'])}")
+    # several splits, seeds or checkpoints: the mean of each protocol and beta
+    alike = {}
+    for result in results:
+        alike.setdefault((result["protocol"], result.get("beta"), result.get("joint", False)), []).append(result)
+    for (protocol, beta, _), group in alike.items():
+        if len(group) > 1:
+            results.append(mean_and_spread(group))
+            print(f"mean of {len(group)}, {protocol}" + ("" if beta is None else f", beta {beta:g}") +
+                  f": {means(results[-1]['mean_ap'])}  standard deviation {means(results[-1]['spread'])}")
     if args.json:
         write_json(args.json, results[0] if len(results) == 1 else results)
     if args.plot:
@@ -979,4 +1307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli(main)
+    engine.cli(main)

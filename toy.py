@@ -1,0 +1,274 @@
+"""The whole paper in minutes on a laptop: a rendered world on disk, and every stage run on it.
+
+    python toy.py              # about 15 minutes on 2 CPU cores; --quick: 2 minutes, numbers mean nothing
+
+The world: films of stick people on changing backgrounds. Each person does one of 12 actions that only
+pose and motion tell apart; 3 of them are novel: no box is ever labelled with them, in no stage. Up to three
+people share a scene and do different things, so a clip's global feature cannot say who does what.
+
+The stages are those of Figure 2, run by the functions that the scripts run:
+    pretrain    a toy ViCLIP by InfoNCE (Eq. 1) on clips and captions: all 12 actions, no boxes
+    stage 0     a small person detector, from scratch, on the training boxes
+    stage 1     train_align.py on box-sentence pairs of the base actions
+    stage 2     train_finetune.py on boxes labelled with the base actions
+    evaluate    frame mAP on base and novel actions: the rows of Table 3
+and detect_actions.py names the actions in a film. Everything lies in the formats of the real datasets,
+so each printed command can be run again by hand.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import math
+import shlex
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+import data
+import engine
+import evaluate
+import ovstad
+import train_align
+import train_finetune
+
+BASE = ["waving", "clapping", "kicking", "squatting", "bowing", "walking", "raising both arms", "running", "spinning"]
+NOVEL = ["jumping", "lying down", "punching"]
+SIZE, FPS, SCENE, STRIDE = 48, 8, 8, 2       # pixels a side; frames a second; frames a scene: one second; clip stride
+
+
+# ---------------------------------------------------------------- the world
+
+COLOURS = {"red": (215, 50, 45), "blue": (50, 85, 215), "green": (40, 160, 65), "yellow": (230, 200, 40),
+           "purple": (150, 60, 180), "orange": (240, 135, 35), "white": (240, 240, 240), "black": (25, 25, 25)}
+
+
+def pose(action: str, phase: float) -> dict:
+    """A person's pose at a phase of the action, in [0, 1).
+
+    Arms and legs are (angle of the upper half, bend of the lower) in degrees from straight down, forwards
+    positive; lean and roll turn the torso and the whole body; lift and crouch move it; turn -1..1 turns it
+    about the vertical; move is its speed.
+    """
+    s, c = math.sin(2 * math.pi * phase), math.cos(2 * math.pi * phase)
+    up = (1 - c) / 2                                         # 0, up to 1, back to 0
+    still = {"lean": 0, "lift": 0, "crouch": 0, "turn": 1, "roll": 0, "move": 0,
+             "arms": [(-12, 0), (12, 0)], "legs": [(-8, 0), (8, 0)]}
+    return still | {
+        "waving": {"arms": [(-12, 0), (150, 45 * s)]},
+        "clapping": {"arms": [(-35 - 35 * c, 80 + 35 * c), (35 + 35 * c, -80 - 35 * c)]},
+        "kicking": {"legs": [(-8, 0), (95 * up, -20 * (1 - up))], "lean": -12 * up},
+        "squatting": {"crouch": up},
+        "bowing": {"lean": 85 * up},
+        "walking": {"legs": [(28 * s, -10), (-28 * s, -10)], "arms": [(-25 * s, 0), (25 * s, 0)], "move": 1},
+        "raising both arms": {"arms": [(-20 - 150 * up, 0), (20 + 150 * up, 0)]},
+        "running": {"legs": [(55 * s, -60), (-55 * s, -60)], "arms": [(-60 * s, 80), (60 * s, 80)],
+                    "lean": 18, "lift": 0.06 * abs(c), "move": 2.2},
+        "spinning": {"turn": c, "arms": [(-90, 0), (90, 0)]},
+        "jumping": {"lift": 0.38 * up, "arms": [(-12 - 40 * up, 0), (12 + 40 * up, 0)]},
+        "lying down": {"roll": 90},
+        "punching": {"arms": [(30, 110), (90, 0) if up > 0.5 else (40 + 100 * up, 100 - 200 * up)]},
+    }[action]
+
+
+def joints(action: str, phase: float, x: float, y: float, height: float, face: int) -> tuple[dict, float]:
+    """Pixel places of a person's joints, standing at (x, y), and the head's radius."""
+    p = pose(action, phase)
+    leg, torso, arm, head = 0.46 * height, 0.32 * height, 0.36 * height, 0.105 * height
+
+    def limb(start, length, angle, bend):
+        first, second = math.radians(angle), math.radians(angle + bend)
+        middle = start + length / 2 * np.array([math.sin(first), math.cos(first)])
+        return middle, middle + length / 2 * np.array([math.sin(second), math.cos(second)])
+
+    hip = np.array([0.0, -leg * (1 - 0.55 * p["crouch"])])
+    lean = math.radians(p["lean"])
+    upwards = np.array([math.sin(lean), -math.cos(lean)])
+    body = {"hip": hip, "neck": hip + torso * upwards, "head": hip + (torso + 1.2 * head) * upwards}
+    for side, sign in ((0, -1), (1, 1)):
+        angle, bend = p["arms"][side]
+        body[f"elbow{side}"], body[f"hand{side}"] = limb(body["neck"], arm, angle + 0.6 * p["lean"], bend)
+        angle, bend = p["legs"][side]
+        crouch = sign * p["crouch"]
+        body[f"knee{side}"], body[f"foot{side}"] = limb(hip, leg, angle + 70 * crouch, bend - 140 * crouch)
+    if p["roll"]:
+        body = {name: np.array([-v[1] - height / 2, v[0] - 0.06 * height]) for name, v in body.items()}
+    shift = np.array([x, y - p["lift"] * height])
+    return {name: v * np.array([face * p["turn"], 1]) + shift for name, v in body.items()}, head
+
+
+def draw_scene(rng: np.random.Generator, actions: list[str], frames: int = SCENE):
+    """Render one scene: frames (F, S, S, 3) uint8, boxes (people, F, 4) xyxy in [0, 1], and the people's colours."""
+    S, n = 2 * SIZE, len(actions)                            # drawn at twice the size, then averaged
+    grey = rng.integers(70, 190)
+    base = np.clip(grey + rng.integers(-35, 35, 3), 0, 255)
+    slope = np.linspace(0, 1, S)[:, None, None] * rng.integers(-30, 30)
+    background = Image.fromarray((np.clip(base + slope, 0, 255) * np.ones((S, S, 1))).astype(np.uint8))
+    draw = ImageDraw.Draw(background)
+    for _ in range(rng.integers(1, 5)):
+        (x, y), (w, h) = rng.integers(0, S, 2), rng.integers(S // 10, S // 2, 2)
+        shape = draw.rectangle if rng.random() < 0.5 else draw.ellipse
+        shape([x, y, x + w, y + h], fill=tuple(np.clip(base + rng.integers(-40, 40, 3), 0, 255).tolist()))
+
+    places = rng.permutation((np.arange(n) + 0.5) / n + rng.uniform(-0.06, 0.06, n))
+    people = [{"action": action, "x": S * place, "y": S * rng.uniform(0.8, 0.97),
+               "height": S * rng.uniform(0.58, 0.72) * (0.9 if n == 3 else 1), "face": int(rng.choice([-1, 1])),
+               "phase": rng.random(), "period": rng.uniform(7, 10), "thick": rng.uniform(0.07, 0.10),
+               "colour": str(rng.choice(list(COLOURS))), "skin": tuple(rng.integers([170, 120, 90], [250, 200, 160]).tolist())}
+              for action, place in zip(actions, places)]
+
+    video, boxes = np.empty((frames, SIZE, SIZE, 3), np.uint8), np.zeros((n, frames, 4), np.float32)
+    for f in range(frames):
+        image = background.copy()
+        draw = ImageDraw.Draw(image)
+        for k, who in enumerate(people):
+            step = pose(who["action"], 0)["move"] * 0.022 * who["height"] * who["face"] * (f - frames // 2)
+            body, head = joints(who["action"], (who["phase"] + f / who["period"]) % 1, who["x"] + step, who["y"],
+                                who["height"], who["face"])
+            width = max(round(who["thick"] * who["height"]), 2)
+            near = COLOURS[who["colour"]]
+            far = tuple(int(0.6 * v) for v in near)
+
+            def line(colour, *names, width=width):
+                draw.line([tuple(body[name]) for name in names], fill=colour, width=width, joint="curve")
+
+            line(far, "neck", "elbow0", "hand0")
+            line(far, "hip", "knee0", "foot0")
+            line(near, "hip", "neck", width=round(1.8 * width))
+            line(near, "hip", "knee1", "foot1")
+            line(near, "neck", "elbow1", "hand1")
+            draw.ellipse([*(body["head"] - head), *(body["head"] + head)], fill=who["skin"])
+            points = np.array([*body.values(), body["head"] - head, body["head"] + head])
+            boxes[k, f] = np.clip([*(points.min(0) - width / 2) / S, *(points.max(0) + width / 2) / S], 0, 1)
+        video[f] = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX))
+    return video, boxes, [who["colour"] for who in people]
+
+
+def write_film(path: Path, scenes: list[np.ndarray]) -> None:
+    """One H.264 file of many scenes, a key frame at each cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "15", "preset": "veryfast", "bf": "0"})
+        stream.width = stream.height = SIZE
+        stream.pix_fmt, stream.codec_context.gop_size = "yuv420p", SCENE
+        for frame in (frame for scene in scenes for frame in scene):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def caption(actions: list[str], colours: list[str], rng: np.random.Generator) -> str:
+    """What a web video's text would say: everybody, in any order, rarely by colour, and nobody's place."""
+    people = [f"a {colour} person {action}" if rng.random() < 0.2 else f"a person {action}"
+              for action, colour in zip(actions, colours)]
+    return " and ".join(rng.permutation(people))
+
+
+def write_set(folder: Path, name: str, scenes: int, people: list[float], actions: list[str], seed: int) -> None:
+    """Films FOLDER/NAME/*.mp4 of a minute each; captions NAME_captions.csv and boxes NAME.csv.
+
+    people: chances of one, two and three people in a scene. Captions: video,start,end,caption. Boxes: the
+    annotations CSV, at the middle of each scene.
+    """
+    rng = np.random.default_rng(seed)
+    captions, rows, film = [], [], []
+    for scene in tqdm(range(scenes), desc=f"render {name}", leave=False, dynamic_ncols=True):
+        chosen = rng.choice(actions, rng.choice([1, 2, 3], p=people), replace=False).tolist()
+        frames, boxes, colours = draw_scene(rng, chosen)
+        second, video = scene % 60, f"{name}/{scene // 60:04d}.mp4"
+        film.append(frames)
+        if second == 59 or scene == scenes - 1:
+            write_film(folder / video, film)
+            film = []
+        captions.append([video, second, second + 1, caption(chosen, colours, rng)])
+        rows += [[video, second + 0.5, *(f"{v:.4f}" for v in box[SCENE // 2]), action, k]
+                 for k, (action, box) in enumerate(zip(chosen, boxes))]
+    for suffix, header, table in (("_captions", "video,start,end,caption", captions),
+                                  ("", "video,keyframe,x1,y1,x2,y2,text,person", rows)):
+        with open(folder / f"{name}{suffix}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([header.split(","), *table])
+
+
+# ---------------------------------------------------------------- pretraining
+
+def read_captions(folder: Path, name: str) -> tuple[torch.Tensor, list[str]]:
+    """Clips (n, T, 3, S, S) uint8 of a captions CSV, all in memory, and their captions."""
+    frames, clips, captions, reader = ovstad.ARCHS["toy"].frames, [], [], None
+    with open(folder / f"{name}_captions.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            path = str(folder / row["video"])
+            if reader is None or reader.path != path:
+                reader = data.open_video(path)
+            clips.append(reader.clip_at((float(row["start"]) + float(row["end"])) / 2, frames, STRIDE))
+            captions.append(row["caption"])
+    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous(), captions
+
+
+def same_actions(captions: list[str]) -> torch.Tensor:
+    """(B, B) bool: captions that say the same are positives of each other, whoever is named first and in what colour."""
+    said = [frozenset(part.split(" person ")[1] for part in caption.split(" and ")) for caption in captions]
+    return torch.tensor([[a == b for b in said] for a in said])
+
+
+def pretrain(folder: Path, out: Path, steps: int, seed: int, batch_size: int = 64, lr: float = 2e-3) -> None:
+    """ViCLIP's pretraining in miniature: AdamW on the InfoNCE of whole clips and captions."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng([seed, 1])
+    clips, captions = read_captions(folder, "pretrain")
+    model = ovstad.ViCLIP("toy").train()
+    model.temp.data.fill_(0.07)                              # CLIP's start; ViCLIP starts from a trained CLIP
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.05, fused=True)
+    bar = tqdm(range(steps), desc="pretrain", dynamic_ncols=True)
+    for step in bar:
+        chosen = rng.integers(0, len(clips), batch_size)
+        video = clips[chosen]
+        flipped = torch.from_numpy(rng.random(batch_size) < 0.5)
+        video[flipped] = video[flipped].flip(-1)
+        video = data.normalise(video, torch.from_numpy(rng.uniform(0.7, 1.3, (batch_size, 3)).astype(np.float32)))
+        texts = [captions[i] for i in chosen]
+
+        f_global, _ = model.encode_video(video)
+        loss = ovstad.info_nce(f_global, model.encode_text(texts), model.temp, same_actions(texts))     # Eq. (1)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = engine.learning_rate(step, lr, steps // 10, steps)
+        optimizer.step()
+        model.clamp_temperature()
+        bar.set_postfix({"loss": f"{loss.item():.3f}", "tau": f"{model.temp.item():.3f}"})
+    engine.save_checkpoint(out, {
+        "model": model.state_dict(), "step": steps, "stage": "pretrain", "arch": "toy", "beta": ovstad.BETA,
+        "prompt": ovstad.PROMPT, "classes": [], "base": [], "novel": [], "frames": ovstad.ARCHS["toy"].frames,
+        "stride": STRIDE, "short_side": SIZE, "args": {}})
+
+
+# ---------------------------------------------------------------- the stages, as their commands
+
+def run_stage(script, flags: str) -> Path:
+    """Run a training script on the toy, printing the command that does the same; a finished one is not run again."""
+    args = script.parse_args(shlex.split(flags + " --resume"))
+    checkpoint = Path(args.out) / "last.pt"
+    if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["step"] == args.iterations:
+        return checkpoint
+    print(f"\n$ python {script.__name__}.py {flags}", flush=True)
+    return script.train(args)
+
+
+def mean_aps(checkpoint: Path, betas: list[float], flags: str = "") -> list[dict]:
+    """{"base", "novel", "all"} of a checkpoint for each beta; evaluate.py's tables go to eval/report.txt beside it."""
+    out = checkpoint.parent / f"eval-{checkpoint.stem}"
+    command = f"--ckpt {checkpoint} --out {out} --benchmark csv --beta {' '.join(map(str, betas))} {flags}"
+    args = evaluate.parse_args(shlex.split(command))
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "report.txt", "w") as report, contextlib.redirect_stdout(report):
+        results = evaluate.score_checkpoint(str(checkpoint), args, engine.start_process(args.device))
+    evaluate.write_json(out / "results.json", results)
+    return [result["mean_ap"] for result in results]
+
+
