@@ -257,7 +257,8 @@ class Source:
             camera = {"format": "v4l2"} if self.name.startswith("/dev/video") else {}
             self.container, self.stream = open_container(self.name, **camera, **({"timeout": 20} if self.live else {}))
             self.stream.thread_type = "AUTO"
-            self.rate = self.stream.average_rate or self.stream.guessed_rate or self.rate
+            rate = self.stream.average_rate or self.stream.guessed_rate
+            self.rate = rate if rate and rate <= 240 else self.rate          # some containers only have a clock
             if self.container.duration and not self.live:
                 self.duration = self.container.duration / av.time_base
         else:
@@ -581,7 +582,7 @@ class Tracker:
                 detections.append(Detection(self.video, time, tube.track, box, dict(zip(self.names, scores.tolist()))))
                 for c in np.flatnonzero(scores >= self.settings.threshold).tolist():
                     span = tube.spans.setdefault(c, [max(time - self.hold, tube.since), 0.0, 0.0, 0])
-                    span[1:] = min(time + self.hold, tube.until), span[2] + scores[c], span[3] + 1
+                    span[1:] = time + self.hold, span[2] + scores[c], span[3] + 1
                 over = [c for c in tube.spans if scores[c] < self.settings.threshold]
                 spans += [self.close_span(tube, c) for c in over]
                 tube.out += 1
@@ -597,7 +598,7 @@ class Tracker:
 
     def close_span(self, tube: Tube, c: int) -> Span:
         start, end, total, keyframes = tube.spans.pop(c)
-        return Span(tube.track, self.names[c], start, end, float(total / keyframes))
+        return Span(tube.track, self.names[c], start, min(end, tube.until), float(total / keyframes))
 
 
 class Chunk(NamedTuple):
@@ -731,7 +732,6 @@ def ink_on(colour: tuple[int, int, int]) -> str:
 
 def text_size(lines: list[str], font) -> tuple[int, int]:
     """(width, height) in pixels of lines of text, a small margin included."""
-    left, top, right, bottom = font.getbbox("Ag")
     return round(max(font.getlength(line) for line in lines) + font.size * 0.5), round(len(lines) * font.size * 1.2 + 2)
 
 
@@ -743,35 +743,33 @@ def draw_people(rgb: np.ndarray, people: list[Seen], names: list[str], settings:
     """The picture (H, W, 3) uint8 with each person's box, track id and best words above the threshold, and a legend."""
     image = Image.fromarray(rgb)
     canvas, (W, H) = ImageDraw.Draw(image), image.size
-    font = font_of(max(11, round(min(W, H) / 24)))
+    font = font_of(max(11, round(min(W, H) / 30)))
     line = max(2, round(min(W, H) / 240))
 
-    legend, more = " · ".join(names), len(names)
-    while font.getlength(legend) > 0.96 * W and more > 1:
-        more -= 1
-        legend = " · ".join(names[:more]) + f" · {len(names) - more} more"
+    head, shown = f"{settings.score} >= {settings.threshold:g}: ", len(names)
+    legend = head + " · ".join(names)
+    while font.getlength(legend) > 0.96 * W and shown > 1:
+        shown -= 1
+        legend = head + " · ".join(names[:shown]) + f" · {len(names) - shown} more"
     width, height = text_size([legend], font)
     taken = [(0, H - height, width, H)]
     shade = Image.new("RGB", (width, height), "black")
     image.paste(Image.blend(image.crop(taken[0]), shade, 0.6), taken[0])
     canvas.text((font.size * 0.25, H - height + 1), legend, "white", font)
 
-    for person in people:
-        x1, y1, x2, y2 = (person.box * [W, H, W, H]).round().astype(int).tolist()
-        canvas.rectangle((x1, y1, max(x2, x1), max(y2, y1)), outline=person_colour(person.track), width=line)
-    for person in people:
-        x1, y1, x2, y2 = (person.box * [W, H, W, H]).round().astype(int).tolist()
+    boxes = [(person.box * [W, H, W, H]).round().astype(int).tolist() for person in people]
+    for person, box in zip(people, boxes):
+        canvas.rectangle(box, outline=person_colour(person.track), width=line)
+    for person, (x1, y1, x2, y2) in zip(people, boxes):
         best = np.argsort(-person.scores, kind="stable")[:settings.top]
         said = [f"{names[c]} {person.scores[c]:.2f}" for c in best if person.scores[c] >= settings.threshold]
         lines = [f"#{person.track} {said[0]}", *said[1:]] if said else [f"#{person.track}"]
         width, height = text_size(lines, font)
-        # the first place that is free: above the box, below, right, left, inside
+        # above the box, below, right, left or inside: the first that covers no other label and the fewest people
         corners = [(x1, y1 - height), (x1, y2), (x2, y1), (x1 - width, y1), (x1, y1), (x1, y2 - height)]
-        places = [(x, y, x + width, y + height) for x, y in
-                  ((min(max(x, 0), max(W - width, 0)), min(max(y, 0), max(H - height, 0))) for x, y in corners)]
-        mine = (x1 + line, y1 + line, x2 - line, y2 - line)
-        free = [p for p in places if not any(overlaps(p, other) for other in taken)]
-        place = next((p for p in free if not overlaps(p, mine)), (free or places)[0])
+        corners = [(min(max(x, 0), max(W - width, 0)), min(max(y, 0), max(H - height, 0))) for x, y in corners]
+        place = min(((x, y, x + width, y + height) for x, y in corners),
+                    key=lambda p: (sum(overlaps(p, other) for other in taken), sum(overlaps(p, box) for box in boxes)))
         taken.append(place)
         colour = person_colour(person.track)
         canvas.rectangle(place, fill=colour)
@@ -814,7 +812,7 @@ def draw_timeline(path, title: str, spans: list[Span], tracks: list[tuple[int, f
     for name in names:
         width = font.getlength(name) + 30
         if x + width > 1160 and name != names[-1]:
-            canvas.text((x, 42), "…", "black", font)
+            canvas.text((x, 42), "...", "black", font)
             break
         canvas.rectangle((x, 44, x + 13, 57), fill=colours[name])
         canvas.text((x + 18, 42), name, "black", font)
@@ -961,8 +959,11 @@ def writing(path: Path):
 
 
 def watch(video: str, name: str, out: Path, words: Words, settings: Settings, detector, boxes_at: dict | None,
-          stop: threading.Event, quiet: bool = False, film: bool = True, as_json: bool = False) -> Clock:
-    """Everything about one video, on disk; prints a summary. Returns the clock of its stages."""
+          stop: threading.Event, *, quiet: bool = False, film: bool = True, as_json: bool = False) -> Clock:
+    """Everything about one video, on disk; prints a summary. Returns the clock of its stages.
+
+    boxes_at: as for `analyse`. stop: set from outside, ends the video early with all its files whole.
+    """
     source, clock = Source(video, settings), Clock()
     mark = out / f"{name}.unfinished"
     with writing(out):
@@ -991,7 +992,7 @@ def watch(video: str, name: str, out: Path, words: Words, settings: Settings, de
             movie.close()
             results.close(source.end)
     with writing(out):
-        draw_timeline(out / f"{name}_timeline.png", video, results.spans, results.tracks, words.names, source.end)
+        draw_timeline(out / f"{name}_timeline.png", Path(video).name, results.spans, results.tracks, words.names, source.end)
     report(source, results, boxes_at, clock, out / name)
     if not stop.is_set() or source.live:                         # a camera's video ends when one ends it
         mark.unlink()
@@ -1004,7 +1005,8 @@ def report(source: Source, results: Results, boxes_at: dict | None, clock: Clock
     print(f"\n{source.name}: {source.end:.1f} s, {len(results.tracks)} people, {results.detections} boxes; "
           f"{speed:.1f} video seconds a second, slowest: {clock.slowest()}")
     for track, start, end in sorted(results.tracks)[:20]:
-        said = ", ".join(f"{s.action} {s.score:.2f} ({s.start:.1f}-{s.end:.1f})" for s in results.spans if s.track == track)
+        said = ", ".join(f"{s.action} {s.score:.2f} ({s.start:.1f}-{s.end:.1f})"
+                         for s in sorted(results.spans, key=lambda span: span.start) if s.track == track)
         print(f"  person {track:<4} {start:6.1f} - {end:6.1f} s  {said or 'none of these'}")
     if len(results.tracks) > 20:
         print(f"  and {len(results.tracks) - 20} people more, in {stem}_spans.csv")
@@ -1016,7 +1018,8 @@ def report(source: Source, results: Results, boxes_at: dict | None, clock: Clock
     late = [t for t in boxes_at or () if t >= source.end]
     if late:
         print(f"  {len(late)} keyframes of the proposals lie after the video's end, the first at {min(late):g} s")
-    print(f"  written: {stem}.mp4, .csv, _spans.csv, _timeline.png")
+    also = (", .mp4" if clock.drawn else "") + (", .json" if results.json else "")
+    print(f"  written: {stem}.csv, _spans.csv, _timeline.png{also}")
 
 
 # ---------------------------------------------------------------- the command
@@ -1097,8 +1100,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main() -> int:
-    args = parse_args()
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that what is being written is finished; the second time, at once."""
+    stop = threading.Event()
+
+    def handle(number, _) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
     settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
     out, videos = Path(args.out), find_videos(args.videos)
     jobs = list(zip(videos, output_names(videos)))
@@ -1113,27 +1133,22 @@ def main() -> int:
         print(f"note: {args.ckpt} is {words.note}", file=sys.stderr)
     detector = None if args.proposals else build_detector(args.detector, args.detector_weights, process.device)
 
-    stop, broken = threading.Event(), []
-
-    def on_signal(number, _):                                    # finish what is being written; the second time, at once
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    for video, name, boxes_at in jobs:
-        if args.skip_existing and (out / f"{name}_timeline.png").exists() and not (out / f"{name}.unfinished").exists():
-            print(f"{video}: complete, skipped")
-            continue
-        if stop.is_set():
-            break
-        try:
-            watch(video, name, out, words, settings, detector, boxes_at, stop, not process.is_main, not args.no_video, args.json)
-        except (ValueError, FileNotFoundError) as error:
-            if len(videos) == 1:
-                raise
-            broken.append(video)
-            print(f"error: {' '.join(str(error).split())}; going on with the next video", file=sys.stderr)
+    broken = []
+    with stop_on_signal() as stop:
+        for video, name, boxes_at in jobs:
+            if args.skip_existing and (out / f"{name}_timeline.png").exists() and not (out / f"{name}.unfinished").exists():
+                print(f"{video}: complete, skipped")
+                continue
+            if stop.is_set():
+                break
+            try:
+                watch(video, name, out, words, settings, detector, boxes_at, stop, quiet=not process.is_main,
+                      film=not args.no_video, as_json=args.json)
+            except (ValueError, FileNotFoundError) as error:
+                if len(videos) == 1:
+                    raise
+                broken.append(video)
+                print(f"error: {' '.join(str(error).split())}; going on with the next video", file=sys.stderr)
     if process.world > 1:        # torchrun stops everyone when one ends with an error: wait for all
         dist.monitored_barrier(process.metadata, timeout=timedelta(days=30))
     if broken:
