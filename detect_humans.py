@@ -14,7 +14,6 @@ annotated frames of UCF101-24; --finetune does so with any of these, on the trai
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -147,23 +146,22 @@ def detect_frames(detector: nn.Module, frames) -> list[tuple[np.ndarray, np.ndar
 
 # ---------------------------------------------------------------- keyframes in, proposals out
 
-def table_of_videos(paths: list[str], every: float) -> Annotations:
-    """Plain videos as a table without boxes: a keyframe at their first frame, and each `every` seconds from there."""
+def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[str]]:
+    """Plain videos as a table without boxes, and why any are left out: keyframes each `every` seconds from the first frame on."""
     if every <= 0:
         raise ValueError(f"--every {every:g}: give the seconds between keyframes, more than 0")
-    times, unreadable = [], 0
+    times, unreadable = [], []
     for path in paths:
         try:
             times.append(np.arange(0, max(last_second(path), 0) + 1e-6, every))
         except ValueError as error:
-            print(f"left out: {error}", file=sys.stderr)
             times.append(np.zeros(0))
-            unreadable += 1
-    if unreadable == len(paths):
-        raise ValueError(f"none of the {len(paths)} videos can be read")
+            unreadable.append(str(error))
+    if len(unreadable) == len(paths):
+        raise ValueError(f"none of {len(paths)} videos can be read: {'; '.join(unreadable[:5])}")
     video = np.repeat(np.arange(len(paths)), [len(t) for t in times])
     return data.make_annotations(paths, [], video, np.concatenate(times), np.zeros((len(video), 4)),
-                                 np.full(len(video), -1), unit="second", files=paths)
+                                 np.full(len(video), -1), unit="second", files=paths), unreadable
 
 
 def last_second(path: str) -> float:
@@ -172,9 +170,11 @@ def last_second(path: str) -> float:
     if isinstance(reader, data.FolderReader):
         return (len(reader.files) - 1) / reader.fps
     index = data.packet_index(path)
-    if index is None:                                        # frames that packets do not tell apart
-        return float((reader.stream.frames - 1) * reader.frame / reader.second)
-    return float((index[0][-1] - index[0][0]) / reader.second)
+    if index is not None:
+        return float((index[0][-1] - index[0][0]) / reader.second)
+    if not reader.container.duration:                        # a bare stream of packets without times
+        raise ValueError(f"{path}: does not say how long it is; put it in an .mp4 first")
+    return reader.container.duration / 1e6 - float(reader.frame / reader.second)
 
 
 def keyframe_batches(table: Annotations, batch_size: int) -> list[list[int]]:
@@ -243,10 +243,14 @@ def detect(args: argparse.Namespace) -> Path:
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    table = table_of_videos(args.videos, args.every) if args.videos else data.read_dataset(**vars(args))
-    missing = sum(not file for file in table.files)
-    table = table.on_disk()
+    if args.videos:
+        table, left_out = table_of_videos(args.videos, args.every)
+    else:
+        table = data.read_dataset(**vars(args))
+        left_out = [f"{video}: not on disk" for video, file in zip(table.videos, table.files) if not file]
+        table = table.on_disk()
     batches = keyframe_batches(table, args.batch_size)
+    torch.manual_seed(args.seed)                             # random weights are the same in all processes, and after a kill
     detector = build_detector(args.detector, args.detector_weights, process.device, args.amp)
 
     mine = share(batches, process)
@@ -263,32 +267,37 @@ def detect(args: argparse.Namespace) -> Path:
     process.gather(None)                                     # all parts are written
     if process.is_main:
         parts = [out.with_name(f"{out.name}.{rank}.part") for rank in range(process.world)]
-        lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()[1:]]
-        found = [people for line in lines for people in line["people"]]
-        if batches and not found:
-            raise ValueError(f"no keyframe can be read; the first: {lines[0]['bad'][0]}")
-        proposals = as_proposals(table, found)
-        data.write_proposals(out, table, proposals)
-        for part in parts:
-            part.unlink()
-        print_summary(out, table, proposals, [line["bad"][0] for line in lines if line["bad"]],
-                      sum(map(len, batches)) - len(found), missing)
+        join_parts(parts, out, table, batches, left_out)
     return out
 
 
-def print_summary(out: Path, table: Annotations, proposals: Proposals, bad: list[str], unread: int, missing: int) -> None:
-    print(f"{out}: {len(proposals.video)} boxes of score {LOW_SCORE} and more on {len(table.keyframe_starts()) - 1} keyframes "
-          f"of {len(np.unique(table.video))} videos")
-    nobody = np.setdiff1d(table.video, proposals.video)
-    if len(nobody):
-        print(f"nobody found in {len(nobody)} videos: {', '.join(table.videos[v] for v in nobody[:5])}"
-              + (", ..." if len(nobody) > 5 else ""))
-    if missing:
-        print(f"left out: {missing} videos that are not on disk")
-    if unread:
-        print(f"left out: {unread} keyframes that cannot be read: {'; '.join(bad[:5])}" + ("; ..." if len(bad) > 5 else ""))
+def join_parts(parts: list[Path], out: Path, table: Annotations, batches: list[list[int]], left_out: list[str]) -> None:
+    """Write the CSV from the part files in their order, remove them, and say what was found and what was not."""
+    lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()[1:]]
+    found = [people for line in lines for people in line["people"]]
+    starts, unread = table.keyframe_starts(), {}             # video -> why the first of its frames that are missing is
+    for batch, line in zip(batches, lines):
+        if line["bad"]:
+            unread.setdefault(int(table.video[starts[batch[0]]]), line["bad"][0])
+    if batches and not found:
+        raise ValueError(f"no keyframe can be read; the first: {lines[0]['bad'][0]}")
+    proposals = as_proposals(table, found)
+    data.write_proposals(out, table, proposals)
+    for part in parts:
+        part.unlink()
+
+    print(f"{out}: {len(proposals.video)} boxes of score {LOW_SCORE} and more on {len(found)} keyframes of "
+          f"{len(np.unique(table.video))} videos")
+    print_some("nobody found in {} videos", [table.videos[v] for v in np.setdiff1d(table.video, proposals.video)])
+    print_some("left out {} videos", left_out)
+    print_some(f"left out {sum(map(len, batches)) - len(found)} keyframes of {{}} videos", [*unread.values()])
     if table.box.any():
         print_measures(measure(table, proposals))
+
+
+def print_some(title: str, lines: list[str]) -> None:
+    if lines:
+        print(title.format(len(lines)) + ": " + "; ".join(lines[:5]) + ("; ..." if len(lines) > 5 else ""))
 
 
 # ---------------------------------------------------------------- measuring
@@ -372,11 +381,8 @@ def set_training(detector: nn.Module, from_scratch: bool) -> None:
 def some_keyframes(table: Annotations, count: int) -> Annotations:
     """The rows of `count` keyframes, evenly spread over the table."""
     starts = table.keyframe_starts()
-    chosen = np.unique(np.linspace(0, len(starts) - 2, min(count, len(starts) - 1)).round().astype(int))
-    rows = np.zeros(len(table), bool)
-    for place in chosen:
-        rows[starts[place]:starts[place + 1]] = True
-    return table.select(rows)
+    chosen = np.linspace(0, len(starts) - 2, min(count, len(starts) - 1)).round()
+    return table.select(np.isin(np.repeat(np.arange(len(starts) - 1), np.diff(starts)), chosen))
 
 
 def train(args: argparse.Namespace) -> Path:
@@ -389,13 +395,15 @@ def train(args: argparse.Namespace) -> Path:
     held_out = None
     if args.validate and not args.csv:
         held_out = some_keyframes(data.read_dataset(**vars(args) | {"split": "test"}).on_disk(), args.validate)
+        held_out = held_out if held_out.box.any() else None
 
     # detector and optimiser
     torch.manual_seed(args.seed)
     detector = one_class(build_detector(args.detector, args.detector_weights))
     if args.amp:
         compute_in_bfloat16(detector, process.device.type)
-    from_scratch = args.detector_weights == "random"
+    optimizer, lr = RECIPES[detector.name]
+    args.optimizer, args.lr, from_scratch = args.optimizer or optimizer, args.lr or lr, args.detector_weights == "random"
     wrapped = engine.wrap(detector, process)
     set_training(detector, from_scratch)
     optimizer = engine.make_optimizer(detector, args)
@@ -469,8 +477,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     engine.add_run_flags(parser)
     parser.add_argument("--out", help="of detecting: the CSV (default: proposals.csv); of finetuning: the folder (default: runs/humans)")
     args = parser.parse_args(argv)
-    optimizer, lr = RECIPES[args.detector]
-    args.optimizer, args.lr = args.optimizer or optimizer, args.lr or lr
     if args.videos and (args.finetune or args.measure):
         raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {'finetune' if args.finetune else 'measure'} on; "
                          "name a --dataset")
