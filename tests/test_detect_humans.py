@@ -316,8 +316,8 @@ def test_two_processes_write_the_rows_of_one(world, trained, tmp_path):
     alone = detect_humans.detect(arguments(world, tmp_path / "alone.csv", "--detector-weights", str(trained), "--batch-size", "2"))
     root = str(Path(detect_humans.__file__).parent)
     (tmp_path / "worker.py").write_text(WORKER.format(root=root, world=str(world), out=str(tmp_path), weights=str(trained)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", str(tmp_path / "worker.py")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "worker.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(alone.read_text().splitlines()) > 24 and (tmp_path / "p.csv").read_text() == alone.read_text()
     assert not list(tmp_path.glob("*.part"))
