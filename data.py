@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import re
+import sys
 import zlib
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -1652,7 +1653,16 @@ def read_alignment(args: argparse.Namespace) -> Annotations:
     sources = [one.cache for one in sets if one.cache] + [path for path in (args.csv, args.exclude_videos) if path]
     table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources, [args.fraction, args.seed], build)
     table.files = [file for one in sets for file in one.files]
-    return table
+    return present(table)
+
+
+def present(table: Annotations) -> Annotations:
+    """The rows whose video is on disk, with a word about the others."""
+    missing = [video for video, file in zip(table.videos, table.files) if not file]
+    if missing:
+        print(f"{len(missing):,} of {len(table.videos):,} videos are not on disk and left out, such as {missing[0]}; "
+              "python data.py check lists them", file=sys.stderr)
+    return table.on_disk()
 
 
 def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
@@ -1680,7 +1690,7 @@ def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
                     ids=None if table.ids is None else [table.ids[i] for i in base])
     if args.proposals:
         table = add_proposals(table, read_proposals(args.proposals, table, args.score))
-    return table, novel
+    return present(table), novel
 
 
 def novel_classes(dataset: str, texts: list[str], file=None, data=None) -> list[str]:

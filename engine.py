@@ -53,7 +53,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
     group.add_argument("--amp", action="store_true", help="compute in bfloat16 where it is safe; weights stay float32")
-    group.add_argument("--workers", type=int, default=4, help="loader processes for each training process")
+    group.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="loader processes for each process")
     group.add_argument("--seed", type=int, default=0, help="of data order, augmentation and initialisation")
 
 

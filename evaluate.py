@@ -813,7 +813,7 @@ def print_table(result: dict) -> None:
     print(f"keyframes {result['keyframes']}  boxes {result['boxes']}  "
           f"ground truth {sum(entry['gt'] for entry in entries)}  predictions {result['predictions']}")
     if result.get("proposals") is not None:
-        print(f"proposals {result['proposals']}  score threshold {result.get('threshold')}")
+        print(f"proposals {result['proposals']}" + ("" if result["min_score"] is None else f"  of score {result['min_score']:g} or more"))
     for reason, count in result["left_out"].items():
         if count:
             print(f"left out: {count} predictions {reason}")
@@ -913,6 +913,7 @@ class TestSet:
     proposals: data.Proposals
     novel: list[str]
     boxes_from: str               # where the proposals come from, for the report
+    min_score: float | None       # the lowest score of a proposal that was used
     protocol: str                 # the default one
 
 
@@ -958,11 +959,11 @@ def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
     for i, (name, truth, novel) in enumerate(sets):
         path = files[min(i, len(files) - 1)] if files else "ground-truth"
         if path == "ground-truth":
-            proposals, source = annotated_people(truth), "ground truth"
+            proposals, source, threshold = annotated_people(truth), "ground truth", None
         else:
             proposals = data.read_proposals(path, truth, min_score)
-            source = f"{path} at score >= {min_score:g}"
-        result.append(TestSet(name, truth, proposals, novel, source, PROTOCOL[benchmark]))
+            source, threshold = path, min_score
+        result.append(TestSet(name, truth, proposals, novel, source, threshold, PROTOCOL[benchmark]))
     return result
 
 
@@ -1142,7 +1143,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
 def score_set(one: TestSet, found: Detections, protocol: str, args: argparse.Namespace) -> dict:
     result = frame_map(one.truth, found, protocol, args.iou, None, args.max_per_keyframe, args.keyframes_without_gt)
     result = summarise(result, set(one.novel))
-    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video), **result}
+    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video), "min_score": one.min_score, **result}
 
 
 def report_set(one: TestSet, result: dict, path: Path) -> None:
