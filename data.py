@@ -136,6 +136,24 @@ def packet_index(path: str) -> tuple[np.ndarray, np.ndarray] | None:
     return (pts, keys) if len(np.unique(pts)) == len(pts) else None
 
 
+def open_container(path: str, **options):
+    """PyAV's container and the video stream of a file or address; ValueError in one line where there is none."""
+    try:
+        container = av.open(path, **options)
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: not a video that can be opened ({error.strerror})") from None
+    if not container.streams.video:
+        container.close()
+        raise ValueError(f"{path}: has no video stream")
+    return container, container.streams.video[0]
+
+
+def upright_rgb(frame: av.VideoFrame, width: int, height: int, reformatter: VideoReformatter) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame: scaled to width x height, then turned as its rotation metadata says."""
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
+    return np.rot90(rgb.to_ndarray(), round(frame.rotation / 90) % 4)
+
+
 class VideoReader:
     """Clips of one video file, each frame decoded and scaled once as long as clips are asked for in order.
 
@@ -155,13 +173,7 @@ class VideoReader:
         self.reformatter = VideoReformatter()
 
     def _open(self) -> None:
-        try:
-            self.container = av.open(self.path)
-        except av.error.FFmpegError as error:
-            raise ValueError(f"{self.path}: not a video that can be opened ({error.strerror})") from None
-        if not self.container.streams.video:
-            raise ValueError(f"{self.path}: has no video stream")
-        self.stream = self.container.streams.video[0]
+        self.container, self.stream = open_container(self.path)
         self.stream.codec_context.thread_count = 1           # loader workers are the parallelism
         self.frames = self.container.decode(self.stream)
         self.buffer: list[tuple] = []                        # (position, frame), decoded and perhaps wanted again
@@ -260,10 +272,8 @@ class VideoReader:
     def _convert(self, chosen: list[tuple]) -> np.ndarray:
         for position, frame in chosen:
             if position not in self.pixels:
-                quarter_turns = round(frame.rotation / 90) % 4
-                width, height = scaled_size(frame.width, frame.height, self.short_side, self.multiple)
-                rgb = self.reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
-                self.pixels[position] = np.rot90(rgb.to_ndarray(), quarter_turns)
+                size = scaled_size(frame.width, frame.height, self.short_side, self.multiple)
+                self.pixels[position] = upright_rgb(frame, *size, self.reformatter)
                 self.converted += 1
         return np.stack([self.pixels[position] for position, _ in chosen])
 

@@ -128,6 +128,11 @@ class Process:
         return tensor
 
 
+def is_main() -> bool:
+    """Whether this is the only process or the first one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def start_process(device: str | None = None) -> Process:
     """Join the processes that torchrun started, or be the only one. nccl on GPUs, gloo on CPUs."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))

@@ -102,7 +102,8 @@ def train(args: argparse.Namespace) -> Path:
 
 def main() -> None:
     path = train(parse_args())
-    print(f"stage 1 is done: {path}\nnext: python train_finetune.py --weights {path} --dataset ucf101-24 --data DIR")
+    if engine.is_main():
+        print(f"stage 1 is done: {path}\nnext: python train_finetune.py --weights {path} --dataset ucf101-24 --data DIR")
 
 
 if __name__ == "__main__":
