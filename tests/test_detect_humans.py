@@ -250,6 +250,16 @@ def test_a_detection_is_a_proposals_file_of_the_dataset(world, trained, tmp_path
     assert os.listdir(tmp_path) == ["p.csv"]
 
 
+def test_keyframes_that_are_frames_are_counted_from_one_in_the_file(world, tmp_path, monkeypatch):
+    table = data.make_annotations(["Wave/v1"], ["wave"], [0, 0], [0, 4], [[0, 0, 0.5, 0.5]] * 2, [0, 0],
+                                  files=[str(world / "test0.mp4")])
+    monkeypatch.setattr(data, "read_dataset", lambda **flags: table)
+    monkeypatch.setattr(detect_humans, "build_detector", lambda *args: Fixed([[0, 12, 24, 48]], [1], [0.75]))
+    out = detect_humans.detect(detect_humans.parse_args(["--out", str(tmp_path / "p.csv"), "--workers", "0"]))
+    assert out.read_text().splitlines() == [f"Wave/v1,{frame},0.00000,0.25000,0.50000,1.00000,,0.750000" for frame in (1, 5)]
+    assert data.read_proposals(out, table).keyframe.tolist() == [0, 4]
+
+
 def test_a_killed_detection_goes_on_after_its_last_whole_batch(world, tmp_path, monkeypatch):
     whole = detect_humans.detect(arguments(world, tmp_path / "whole.csv", "--batch-size", "2"))
     real, calls = detect_humans.detect_frames, []
