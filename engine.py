@@ -182,7 +182,8 @@ def make_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.op
     parameters = [p for p in model.parameters() if p.requires_grad]
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, args.lr, momentum=args.momentum, weight_decay=args.weight_decay, fused=True)
-    return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay, fused=True)
+    # a short memory of squared gradients: the first steps, whose logits are all far too high, have huge ones
+    return torch.optim.AdamW(parameters, args.lr, betas=(0.9, 0.95), weight_decay=args.weight_decay, fused=True)
 
 
 def learning_rate(step: int, base: float, warmup: int, iterations: int) -> float:
@@ -291,7 +292,7 @@ class Meter:
 
     def __init__(self, args: argparse.Namespace, process: Process, start: int):
         self.process, self.every, self.log = process, args.log_every, Path(args.out) / "log.jsonl"
-        self.bar = tqdm(total=args.iterations, initial=start, disable=not process.is_main, dynamic_ncols=True)
+        self.bar = tqdm(total=args.iterations, initial=start, disable=None if process.is_main else True, dynamic_ncols=True)
         self.pending, self.losses, self.waited, self.clips, self.since = None, [], 0.0, 0, time.perf_counter()
         if process.is_main:                                  # steps after the checkpoint will be logged again
             self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -1016,7 +1016,7 @@ def score_boxes(model: ovstad.ViCLIP, boxes: Annotations, f_text: torch.Tensor, 
     mine = todo[process.rank::process.world]
     loader = torch.utils.data.DataLoader(ChunksInOrder(clips, [chunks[i] for i in mine], args.batch_size), batch_size=None,
                                          num_workers=min(args.workers, len(mine)), pin_memory=process.device.type == "cuda")
-    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip", disable=not process.is_main, dynamic_ncols=True)
+    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip", disable=None if process.is_main else True, dynamic_ncols=True)
     done: dict[int, list[dict]] = {}
     for number, last, batches in loader:
         parts = done.setdefault(number, [])

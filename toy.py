@@ -178,7 +178,7 @@ def write_set(folder: Path, name: str, scenes: int, people: list[float], actions
     """
     rng = np.random.default_rng(seed)
     captions, rows, film = [], [], []
-    for scene in tqdm(range(scenes), desc=f"render {name}", leave=False, dynamic_ncols=True):
+    for scene in tqdm(range(scenes), desc=f"render {name}", leave=False, disable=None, dynamic_ncols=True):
         chosen = rng.choice(actions, rng.choice([1, 2, 3], p=people), replace=False).tolist()
         frames, boxes, colours = draw_scene(rng, chosen)
         second, video = scene % 60, f"{name}/{scene // 60:04d}.mp4"
@@ -224,7 +224,7 @@ def pretrain(folder: Path, out: Path, steps: int, seed: int, batch_size: int = 6
     model = ovstad.ViCLIP("toy").train()
     model.temp.data.fill_(0.07)                              # CLIP's start; ViCLIP starts from a trained CLIP
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.05, fused=True)
-    bar = tqdm(range(steps), desc="pretrain", dynamic_ncols=True)
+    bar = tqdm(range(steps), desc="pretrain", disable=None, dynamic_ncols=True)
     for step in bar:
         chosen = rng.integers(0, len(clips), batch_size)
         video = clips[chosen]
