@@ -200,7 +200,8 @@ class VideoReader:
     def clip_at(self, second: float, frames: int = 8, stride: int = 1) -> np.ndarray:
         """As clip(), around the frame that is on screen `second` seconds after the video's first frame."""
         if self.stream.codec_context.has_b_frames and self.container.format.name == "avi":
-            return self.clip(math.floor(second * self.second / self.frame + 1e-6), frames, stride)
+            last = self.stream.frames - 1 if self.stream.frames else math.inf
+            return self.clip(min(math.floor(second * self.second / self.frame + 1e-6), last), frames, stride)
         target = self.start + second * self.second
         before, after = frames // 2 * stride, (frames - 1 - frames // 2) * stride
         margin = 1.5
