@@ -267,7 +267,7 @@ def detect(args: argparse.Namespace) -> Path:
     settings = engine.plain(args) | {"processes": process.world, "keyframes": sum(map(len, batches))}
     file, done = open_part(out.with_name(f"{out.name}.{process.rank}.part"), settings, args.resume)
     with file, tqdm(total=sum(map(len, mine)), initial=sum(map(len, mine[:done])), unit="frame", dynamic_ncols=True,
-                    disable=not process.is_main) as bar:
+                    disable=None if process.is_main else True) as bar:
         for batch, (found, bad) in zip(mine[done:], people_on(table, mine[done:], detector, args.workers)):
             line = {"people": [[place, boxes.tolist(), scores.tolist()] for place, boxes, scores in found], "bad": bad}
             file.write(json.dumps(line).encode() + b"\n")
