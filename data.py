@@ -878,7 +878,7 @@ def write_proposals(path, annotations: Annotations, proposals: Proposals) -> Non
     with open(part, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         for v, k, box, score in zip(proposals.video, proposals.keyframe, proposals.box, proposals.score):
-            writer.writerow([annotations.videos[v], f"{k + first:g}", *(f"{x:.5f}" for x in box), "", f"{score:.6f}"])
+            writer.writerow([annotations.videos[v], np.format_float_positional(k + first, trim="-"), *(f"{x:.5f}" for x in box), "", f"{score:.6f}"])
     os.replace(part, path)
 
 
