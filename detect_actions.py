@@ -80,7 +80,7 @@ class Settings:
     every: float = 0.5                       # seconds between keyframes
     person_score: float = 0.6
     gap: float = 1.5                         # seconds
-    link_iou: float = 0.3
+    link_iou: float = 0.2
     smooth: int = 3                          # keyframes
     beta: float | None = None                # None, here and below: what the checkpoint was trained with
     frames: int | None = None
@@ -587,7 +587,7 @@ class Tracker:
                 spans += [self.close_span(tube, c) for c in over]
                 tube.out += 1
             if tube.until <= until and tube.out == len(tube.times):
-                spans += [self.close_span(tube, c) for c in list(tube.spans)]
+                spans += [self.close_span(tube, c, tube.until) for c in list(tube.spans)]
                 ended.append(tube)
             past = max(tube.out - 1 - self.reach, 0)             # what neither smoothing nor drawing asks for again
             for kept in (tube.times, tube.boxes, tube.scores):
@@ -596,9 +596,9 @@ class Tracker:
         self.tubes = [tube for tube in self.tubes if tube not in ended]
         return sorted(detections, key=lambda d: (d.time, d.track)), spans, ended
 
-    def close_span(self, tube: Tube, c: int) -> Span:
-        start, end, total, keyframes = tube.spans.pop(c)
-        return Span(tube.track, self.names[c], start, min(end, tube.until), float(total / keyframes))
+    def close_span(self, tube: Tube, c: int, end: float | None = None) -> Span:
+        start, last, total, keyframes = tube.spans.pop(c)
+        return Span(tube.track, self.names[c], start, last if end is None else end, float(total / keyframes))
 
 
 class Chunk(NamedTuple):
@@ -872,15 +872,12 @@ class Film:
             if not container.streams.audio or not container.streams.audio[0].codec_context.sample_rate:
                 return
             encoder = self.container.add_stream("aac", rate=48_000, layout="stereo")
-            yield from self.encode_sound(container, encoder)
-
-    def encode_sound(self, container, encoder) -> Iterator[av.Packet]:
-        for frame in decoded(container, container.streams.audio[0]):
-            if frame is not None and frame.pts is not None:
-                frame.pts -= round(self.source.start / frame.time_base)
-                if frame.pts >= 0:
-                    yield from encoder.encode(frame)
-        yield from encoder.encode(None)
+            for frame in itertools.chain(decoded(container, container.streams.audio[0]), [None]):
+                if frame is not None:                            # the first frame of the picture is at 0
+                    frame.pts = (frame.pts or 0) - round(self.source.start / frame.time_base)
+                for packet in encoder.encode(frame) if frame is None or frame.pts >= 0 else []:
+                    if packet.pts >= 0:                          # AAC begins with a packet that only primes the decoder
+                        yield packet
 
     def add(self, frame: Frame, people: list[Seen], names: list[str]) -> None:
         picture = frame.picture
@@ -984,8 +981,8 @@ def watch(video: str, name: str, out: Path, words: Words, settings: Settings, de
                     results.add(chunk)
                 if chunk.detections or chunk.frames:
                     now = chunk.frames[-1][0].time if chunk.frames else chunk.detections[-1].time
+                    bar.set_postfix_str(f"slowest: {clock.slowest()}", refresh=False)
                     bar.update(max(now - bar.n, 0))
-                    bar.set_postfix_str(f"slowest: {clock.slowest()}")
     finally:
         bar.close()
         with writing(movie.path):
