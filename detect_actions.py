@@ -657,7 +657,7 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
         return Chunk(frames, *tracker.release(until))
 
     with closing(in_thread(steps(source, times, words, boxes_at is None, draw, clock, stop), ahead=2)) as stream:
-        batch = []
+        batch, reached = [], 0.0
         for step in stream:
             if stop.is_set():
                 break
@@ -666,6 +666,7 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
                 continue
             for step, boxes, scores in look(batch, words, people, clock):
                 waiting += step.frames
+                reached = step.now + float(1 / source.rate)
                 moment = inf if step.time is None else step.time
                 for cut in step.cuts:
                     if cut <= moment:
@@ -677,6 +678,8 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
                             tracker.cut(cut)
                 yield chunk(tracker.advance(step.next_time, step.now))
             batch = []
+    if stop.is_set():                                            # what was read since is left out
+        source.end = reached
     tracker.finish(source.end)
     yield chunk(inf)
 
@@ -855,7 +858,7 @@ class Film:
 
     def open(self, width: int, height: int) -> None:
         # fragments while it is written, an ordinary file once it is closed
-        self.container = av.open(str(self.path), "w", format="mp4", options={"movflags": "hybrid_fragmented"})
+        self.container = av.open(str(self.path), "w", format="mp4", options={"movflags": "hybrid_fragmented", "flush_packets": "1"})
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self.video = self.container.add_stream(codec, rate=self.source.rate)
         self.video.width, self.video.height, self.video.pix_fmt = width, height, "yuv420p"
