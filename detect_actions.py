@@ -2,21 +2,21 @@
 
     python detect_actions.py VIDEO [VIDEO ...] --ckpt runs/ucf/last.pt --actions "wave" "ride a bike"
 
-A video is read once, as a stream, by three threads that overlap; a window of frames is held, never the film:
+A video is read once, as a stream, by three threads that overlap; some seconds are held, never the film:
 
-    read     frames -> every half second a keyframe, and the clip of T frames around it
-    models   keyframe -> people (a detector, or --proposals); clip and people -> scores of the words    Eq. (2), (3)
-             people of successive keyframes -> tubes, by greedy IoU; scores averaged along a tube
-    write    boxes between keyframes interpolated, drawn, encoded; rows on disk as soon as they are final
+    read    frames -> a keyframe every half second, and the clip of T frames around it
+    models  keyframe -> people (a detector, or --proposals); clip, people -> scores of the words: Eq. (2), (3)
+            people of successive keyframes -> tubes, by greedy IoU; scores averaged along a tube
+    write   boxes interpolated between keyframes, drawn and encoded; rows on disk as soon as they are final
 
-Out come, under --out: NAME.mp4 (annotated, with sound), NAME.csv with its label map NAME.pbtxt (AVA layout, all
+Out come, under --out: NAME.mp4 (annotated, with sound), NAME.csv and its label map NAME.pbtxt (AVA layout, all
 scores), NAME_spans.csv (track,action,start,end,mean_score), NAME_timeline.png and, with --json, NAME.json.
-While a video is being worked on, NAME.unfinished stands beside them; Ctrl-C leaves all of them whole.
+Ctrl-C leaves them whole; NAME.unfinished stands beside them as long as the video is not done.
 
-What a score means. `calibrated`: the share of the word in a softmax over the word and a background of
-generic prompts ("a person", "a person standing still", ...), each word on its own: 0.5 is a word that fits as well
-as the background in all, and if no word does, the answer is "none of these". `sigmoid`: the paper's Eq. (3),
-made for ranking; cosines of such models are all positive, so that it is near 1 for everything.
+What a score means. `calibrated`: the share of the word in a softmax over the word and a background of generic
+prompts ("a person", "a person standing still", ...), each word on its own: at 0.5 it fits as well as all the
+background together, and if no word does, the answer is "none of these". `sigmoid`: the paper's Eq. (3), made for
+ranking; cosines of such models are all positive, so that it is near 1 for everything.
 
 As a library:
 
@@ -33,7 +33,6 @@ import glob
 import itertools
 import json
 import os
-import queue
 import re
 import signal
 import sys
@@ -41,6 +40,7 @@ import threading
 import time as clock_time
 from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -344,108 +344,73 @@ class Clock:
 
 def steps(source: Source, times: Iterator[float], words: Words, images: bool, draw: bool, clock: Clock,
           stop: threading.Event) -> Iterator[Step]:
-    """The video as steps from keyframe to keyframe. Each frame is decoded once, for clips, detector and drawing.
+    """The video from keyframe to keyframe. Each frame is decoded once, for clips, detector (images) and drawing.
 
-    times: of the keyframes, ascending. Before the start and after the end of the video, clips repeat its first
-    and last frame, as everywhere (data.py).
+    times: of the keyframes, ascending. Clips repeat the first and last frame beyond the ends, as data.py's do.
     """
     T, stride, patch = words.frames, words.stride, words.model.patch
     before, after = T // 2 * stride, (T - 1 - T // 2) * stride
-    window: deque = deque(maxlen=before + 1 + max(after, 1))     # the last frames, scaled for the encoder
+    window: deque = deque(maxlen=before + 1 + max(after, 1))     # the newest frames, scaled for the encoder
     due: deque = deque()                                         # keyframes whose clip is not complete
     fresh, cuts, picture, grey = [], [], None, None
-    place, newest = -1, 0.0                                      # of the newest frame
-    reformatter, small_size = VideoReformatter(), None
-    moment = next(times, inf)
+    place, now, moment = -1, 0.0, next(times, inf)               # of the newest frame; of the next keyframe
+    frames, reformatter = iter(source), VideoReformatter()
 
-    def make_due() -> None:
-        image = upright_rgb(picture, picture.width, picture.height, reformatter) if images else None
-        due.append((moment, place, image))
-
-    def step(keyframe=None) -> Step:
+    def step(time=None, centre=None, image=None) -> Step:
         nonlocal fresh, cuts
         clip = None
-        if keyframe:
-            wanted = keyframe[1] + (np.arange(T) - T // 2) * stride
-            first = place + 1 - len(window)                      # place of window[0]
-            clip = np.stack([window[i] for i in np.clip(wanted, first, place) - first])
-        result = Step(fresh, cuts, keyframe and keyframe[0], clip, keyframe and keyframe[2],
-                      due[0][0] if due else moment, newest)
-        fresh, cuts = [], []
+        if time is not None:
+            wanted = np.clip(centre + (np.arange(T) - T // 2) * stride, place + 1 - len(window), place)
+            clip = np.stack([window[i - place - 1] for i in wanted])
+        next_time = due[0][0] if due else moment
+        known = [cut for cut in cuts if cut <= (next_time if time is None else time)]
+        result = Step(fresh, known, time, clip, image, next_time, now)
+        fresh, cuts = [], cuts[len(known):]
         return result
 
-    frames = iter(source)
-    while not stop.is_set():
+    while True:
         with clock.on("decode"):
-            now, frame = next(frames, (None, None))
-            if frame is None:
-                break
-            while moment < now - SOON:                           # until now, the frame before was on screen
-                make_due()
+            following, frame = (inf, None) if stop.is_set() else next(frames, (inf, None))
+            while moment < min(following, source.end) - SOON:    # until then, the frame before is on screen
+                image = upright_rgb(picture, picture.width, picture.height, reformatter) if images else None
+                due.append((moment, place, image))
                 moment = next(times, inf)
-            if small_size is None:
-                small_size = scaled_size(frame.width, frame.height, words.short_side, patch)
-                drawn_size = scaled_size(frame.width, frame.height, min(min(frame.width, frame.height), DRAWN[1]), 2)
-            small = upright_rgb(frame, *small_size, reformatter)
-            window.append(small)
-            place, newest, picture, old = place + 1, now, frame, grey
-            grey = small[::8, ::8].mean(axis=2)
-            if old is not None and np.abs(grey - old).mean() > CUT:
-                cuts.append(now)
-            if min(frame.width, frame.height) > DRAWN[1]:
-                picture = reformatter.reformat(frame, *drawn_size)
-            if draw:
-                fresh.append(Frame(now, picture))
-                clock.read += 1
-                clock.held = max(clock.held, clock.read - clock.drawn)
-        while due and place >= due[0][1] + after:
-            yield step(due.popleft())
-        if len(fresh) >= 64:
+            if frame is not None:
+                short = min(frame.width, frame.height)
+                if place < 0:
+                    small_size = scaled_size(frame.width, frame.height, words.short_side, patch)
+                small = upright_rgb(frame, *small_size, reformatter)
+                if short > DRAWN[1]:
+                    frame = reformatter.reformat(frame, *scaled_size(frame.width, frame.height, DRAWN[1], 2))
+                old, grey = grey, small[::8, ::8].mean(axis=2)
+                if old is not None and np.abs(grey - old).mean() > CUT:
+                    cuts.append(following)
+                window.append(small)
+                place, now, picture = place + 1, following, frame
+                if draw:
+                    fresh.append(Frame(now, frame))
+                    clock.read += 1
+                    clock.held = max(clock.held, clock.read - clock.drawn)
+        while due and (frame is None or place >= due[0][1] + after):
+            yield step(*due.popleft())
+        if frame is None or len(fresh) >= 64:
             yield step()
-    while moment < source.end - SOON and picture is not None:
-        make_due()
-        moment = next(times, inf)
-    while due:
-        yield step(due.popleft())
-    yield step()
+        if frame is None:
+            return
 
 
 def in_thread(items: Iterator, ahead: int) -> Iterator:
-    """The items of an iterator that runs in a thread of its own, at most `ahead` in advance; its error is raised here."""
-    ready, gone = queue.Queue(ahead), threading.Event()
-
-    def put(item) -> None:
-        while not gone.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                pass
-
-    def work() -> None:
-        error = None
+    """The items of a generator that runs in a thread of its own, `ahead` items in advance; its errors are raised here."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, items, None) for _ in range(ahead))
         try:
-            with closing(items):
-                for item in items:
-                    put((item, None))
-                    if gone.is_set():
-                        break
-        except BaseException as caught:                          # whatever it is, it belongs to the reader
-            error = caught
-        put((None, error or StopIteration()))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        gone.set()
-        thread.join()
+            while (item := coming.popleft().result()) is not None:
+                coming.append(thread.submit(next, items, None))
+                yield item
+        finally:                                                 # left early, or broken
+            for future in coming:
+                future.cancel()
+            thread.submit(items.close).result()
 
 
 # ---------------------------------------------------------------- the people
@@ -610,27 +575,25 @@ class Chunk(NamedTuple):
     tracks: list[Tube]                                       # that ended
 
 
-def look(batch: list[Step], words: Words, people, clock: Clock):
-    """(boxes (N_b, 4), scores (N_b, C)) of each step's keyframe, all of them at once through each model."""
-    keyframes = [step for step in batch if step.time is not None]
+def look(keyframes: list[Step], words: Words, people, clock: Clock) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(boxes (N_b, 4), scores (N_b, C)) of each keyframe, all of them at once through each model."""
     with clock.on("people"):
         boxes = people(keyframes) if keyframes else []
-    with clock.on("actions"):
-        busy = [i for i, b in enumerate(boxes) if len(b)]        # a clip without people is not encoded
-        scores = [np.zeros((0, len(words.names)))] * len(boxes)
-        if busy:
+    scores = [np.zeros((0, len(words.names)))] * len(boxes)
+    busy = [i for i, b in enumerate(boxes) if len(b)]            # a clip without people is not encoded
+    if busy:
+        with clock.on("actions"):
             found = words.score(np.stack([keyframes[i].clip for i in busy]), [torch.from_numpy(boxes[i]) for i in busy])
-            for i, result in zip(busy, found):
-                scores[i] = result
-    results = iter(zip(boxes, scores))
-    return [(step, *(next(results) if step.time is not None else (None, None))) for step in batch]
+        for i, part in zip(busy, found):
+            scores[i] = part
+    return list(zip(boxes, scores))
 
 
-def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at: dict | None, draw: bool, clock: Clock,
-            stop: threading.Event) -> Iterator[Chunk]:
-    """The whole pipeline but the drawing. Holds the frames of at most some seconds, however long the video is.
+def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at: dict | None, draw: bool,
+            clock: Clock, stop: threading.Event) -> Iterator[Chunk]:
+    """The whole pipeline but the drawing; what it holds does not grow with the video.
 
-    detector: of detect_humans.py; or boxes_at: the keyframes' boxes (N_b, 4) by their time.
+    detector: of detect_humans.py; or boxes_at: the boxes (N_b, 4) of each keyframe by its time.
     """
     if boxes_at is None:
         from detect_humans import detect_frames                  # late: a proposals file needs no detector
@@ -638,7 +601,7 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
 
         def people(keyframes):
             found = detect_frames(detector, [step.image for step in keyframes])
-            return [np.asarray(boxes)[np.asarray(scores) >= settings.person_score] for boxes, scores in found]
+            return [boxes[scores >= settings.person_score] for boxes, scores in found]
     else:
         moments = sorted(boxes_at)
         times, hold = iter(moments), min([settings.every, *np.diff(moments)]) / 2
@@ -648,35 +611,30 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
 
     tracker = Tracker(source.name, words.names, settings, hold)
     waiting: deque[Frame] = deque()                              # frames whose boxes are not final
+    batch, reached = [], 0.0
 
     def chunk(until: float) -> Chunk:
-        frames = []
+        ready = []
         while waiting and waiting[0].time < until:
-            frame = waiting.popleft()
-            frames.append((frame, tracker.people_at(frame.time)))
-        return Chunk(frames, *tracker.release(until))
+            ready.append((waiting[0], tracker.people_at(waiting.popleft().time)))
+        return Chunk(ready, *tracker.release(until))
 
     with closing(in_thread(steps(source, times, words, boxes_at is None, draw, clock, stop), ahead=2)) as stream:
-        batch, reached = [], 0.0
         for step in stream:
             if stop.is_set():
                 break
             batch.append(step)
-            if len(batch) < settings.batch_size and step.time is not None and step.next_time < inf:
+            if step.time is not None and step.next_time < inf and len(batch) < settings.batch_size:
                 continue
-            for step, boxes, scores in look(batch, words, people, clock):
+            found = look([step for step in batch if step.time is not None], words, people, clock)
+            for step, (boxes, scores) in itertools.zip_longest(batch, found, fillvalue=(None, None)):
                 waiting += step.frames
-                reached = step.now + float(1 / source.rate)
-                moment = inf if step.time is None else step.time
                 for cut in step.cuts:
-                    if cut <= moment:
-                        tracker.cut(cut)
+                    tracker.cut(cut)
                 if step.time is not None:
                     tracker.update(step.time, boxes, scores)
-                    for cut in step.cuts:
-                        if cut > moment:
-                            tracker.cut(cut)
                 yield chunk(tracker.advance(step.next_time, step.now))
+                reached = step.now + float(1 / source.rate)
             batch = []
     if stop.is_set():                                            # what was read since is left out
         source.end = reached
