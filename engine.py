@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import ovstad
-from data import ClipDataset, GlobalBatches, collate, normalise
+from data import GlobalBatches, collate, normalise
 from ovstad import focal_loss
 
 
@@ -53,7 +53,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
     group.add_argument("--amp", action="store_true", help="compute in bfloat16 where it is safe; weights stay float32")
-    group.add_argument("--workers", type=int, default=4, help="loader processes for each training process")
+    group.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="loader processes for each process")
     group.add_argument("--seed", type=int, default=0, help="of data order, augmentation and initialisation")
 
 
@@ -76,17 +76,23 @@ def add_training_flags(parser: argparse.ArgumentParser, batch_size: int, iterati
     group.add_argument("--short-side", type=int, help="of frames at test; remembered by the checkpoint, by default 8/7 "
                                                       "of the crop (256)")
 
+    group.add_argument("--accumulate", type=int, default=1, help="split each process's share of a batch into this many parts")
+    add_optimisation_flags(parser, batch_size, iterations, lr, weight_decay=1e-7)
+    add_run_flags(parser)
+
+
+def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, iterations: int, lr: float,
+                           weight_decay: float, warmup: int = 1000) -> None:
+    """Flags that mean the same in every script that trains."""
     group = parser.add_argument_group("optimisation")
     group.add_argument("--batch-size", type=int, default=batch_size, help="clips a step, over all processes")
-    group.add_argument("--accumulate", type=int, default=1, help="split each process's share of a batch into this many parts")
     group.add_argument("--iterations", type=int, default=iterations)
     group.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for models as small as the toy")
     group.add_argument("--lr", type=float, default=lr, help="base learning rate")
-    group.add_argument("--warmup", type=int, default=1000, help="steps of linear warm-up, before a cosine to 0 (not in the paper)")
+    group.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up, before a cosine to 0 (not in the paper)")
     group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
-    group.add_argument("--weight-decay", type=float, default=1e-7)
+    group.add_argument("--weight-decay", type=float, default=weight_decay)
 
-    add_run_flags(parser)
     group = parser.add_argument_group("files")
     group.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if there is one; same result as uninterrupted")
     group.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
@@ -120,6 +126,11 @@ class Process:
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
+
+
+def is_main() -> bool:
+    """Whether this is the only process or the first one."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def start_process(device: str | None = None) -> Process:
@@ -171,7 +182,8 @@ def make_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.op
     parameters = [p for p in model.parameters() if p.requires_grad]
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, args.lr, momentum=args.momentum, weight_decay=args.weight_decay, fused=True)
-    return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay, fused=True)
+    # a short memory of squared gradients: the first steps, whose logits are all far too high, have huge ones
+    return torch.optim.AdamW(parameters, args.lr, betas=(0.9, 0.95), weight_decay=args.weight_decay, fused=True)
 
 
 def learning_rate(step: int, base: float, warmup: int, iterations: int) -> float:
@@ -197,6 +209,14 @@ def plain(args: argparse.Namespace) -> dict:
 FREE_TO_CHANGE = {"device", "workers", "resume", "save_every", "log_every", "out", "accumulate", "gradient_checkpointing"}
 
 
+def check_same_run(path: Path, before: dict, now: dict) -> None:
+    """ValueError if a run cannot go on because a flag that changes its result is another one now."""
+    for name, value in before.items():
+        if name not in FREE_TO_CHANGE and now.get(name) != value:
+            raise ValueError(f"{path}: was started with --{name.replace('_', '-')} {value}, not {now.get(name)}; "
+                             "give the same flags to resume, or choose another --out")
+
+
 def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """The step to go on from: 0, or where OUT/last.pt stands, which is then loaded."""
     path = Path(args.out) / "last.pt"
@@ -205,11 +225,7 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.op
     if not args.resume:
         raise ValueError(f"{path}: a run is already there; go on with --resume, or choose another --out")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    now = plain(args)
-    for name, value in checkpoint["args"].items():
-        if name not in FREE_TO_CHANGE and now.get(name) != value:
-            raise ValueError(f"{path}: was started with --{name.replace('_', '-')} {value}, not {now.get(name)}; "
-                             "give the same flags to resume, or choose another --out")
+    check_same_run(path, checkpoint["args"], plain(args))
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
     return checkpoint["step"]
@@ -225,7 +241,7 @@ def wrap(model: torch.nn.Module, process: Process) -> torch.nn.Module:
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def training_loader(dataset: ClipDataset, args: argparse.Namespace, process: Process, start: int):
+def training_loader(dataset: torch.utils.data.Dataset, args: argparse.Namespace, process: Process, start: int, collate=collate):
     """Batches of this process, from step `start` on."""
     sampler = GlobalBatches(len(dataset), args.batch_size, args.iterations, args.seed, start, process.rank, process.world)
     return torch.utils.data.DataLoader(
@@ -276,7 +292,7 @@ class Meter:
 
     def __init__(self, args: argparse.Namespace, process: Process, start: int):
         self.process, self.every, self.log = process, args.log_every, Path(args.out) / "log.jsonl"
-        self.bar = tqdm(total=args.iterations, initial=start, disable=not process.is_main, dynamic_ncols=True)
+        self.bar = tqdm(total=args.iterations, initial=start, disable=None if process.is_main else True, dynamic_ncols=True)
         self.pending, self.losses, self.waited, self.clips, self.since = None, [], 0.0, 0, time.perf_counter()
         if process.is_main:                                  # steps after the checkpoint will be logged again
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -337,7 +353,7 @@ class Meter:
         if self.process.is_main:
             with open(self.log, "a") as file:
                 file.write(json.dumps(line) + "\n")
-            self.bar.set_postfix({"loss": f"{line['loss']:.4f}", "lr": f"{line['lr']:.1e}", "tau": f"{line['tau']:.4f}",
+            self.bar.set_postfix({"loss": f"{line['loss']:.4f}", **{name: f"{line[name]:.2g}" for name in values},
                                   "clips/s": f"{line['clips_per_s']:.1f}", "wait": f"{line['data_wait']:.0%}"})
 
     def close(self) -> None:

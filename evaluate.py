@@ -38,7 +38,7 @@ from tqdm import tqdm
 import data
 import engine
 import ovstad
-from data import JHMDB_21, UCF101_24, Annotations, act_table, gurkirt_table, load_pickle, read_label_map
+from data import Annotations
 
 
 @dataclass
@@ -292,12 +292,12 @@ def read_ground_truth(path, labels: dict[int, str] | None = None, split: int = 1
 def read_pickle(path, split: int) -> Annotations:
     """Test videos of UCF101v2-GT.pkl or JHMDB-GT.pkl, or of gurkirt's pyannot.pkl beside its testlist01.txt."""
     path = Path(path)
-    content = load_pickle(path)
+    content = data.load_pickle(path)
     count = len(content["labels"]) if isinstance(content, dict) and "labels" in content else 0
     if count in (24, 21):
-        return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)
+        return data.act_table(path, data.UCF101_24 if count == 24 else data.JHMDB_21, "test", split)
     if path.name == "pyannot.pkl":
-        return gurkirt_table(path, path.with_name("testlist01.txt"), "test")
+        return data.gurkirt_table(path, path.with_name("testlist01.txt"), "test")
     raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, JHMDB-GT.pkl with 21, "
                      "or pyannot.pkl")
 
@@ -813,7 +813,7 @@ def print_table(result: dict) -> None:
     print(f"keyframes {result['keyframes']}  boxes {result['boxes']}  "
           f"ground truth {sum(entry['gt'] for entry in entries)}  predictions {result['predictions']}")
     if result.get("proposals") is not None:
-        print(f"proposals {result['proposals']}  score threshold {result.get('threshold')}")
+        print(f"proposals {result['proposals']}" + ("" if result["min_score"] is None else f"  of score {result['min_score']:g} or more"))
     for reason, count in result["left_out"].items():
         if count:
             print(f"left out: {count} predictions {reason}")
@@ -913,6 +913,7 @@ class TestSet:
     proposals: data.Proposals
     novel: list[str]
     boxes_from: str               # where the proposals come from, for the report
+    min_score: float | None       # the lowest score of a proposal that was used
     protocol: str                 # the default one
 
 
@@ -958,11 +959,11 @@ def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
     for i, (name, truth, novel) in enumerate(sets):
         path = files[min(i, len(files) - 1)] if files else "ground-truth"
         if path == "ground-truth":
-            proposals, source = annotated_people(truth), "ground truth"
+            proposals, source, threshold = annotated_people(truth), "ground truth", None
         else:
             proposals = data.read_proposals(path, truth, min_score)
-            source = f"{path} at score >= {min_score:g}"
-        result.append(TestSet(name, truth, proposals, novel, source, PROTOCOL[benchmark]))
+            source, threshold = path, min_score
+        result.append(TestSet(name, truth, proposals, novel, source, threshold, PROTOCOL[benchmark]))
     return result
 
 
@@ -1015,7 +1016,7 @@ def score_boxes(model: ovstad.ViCLIP, boxes: Annotations, f_text: torch.Tensor, 
     mine = todo[process.rank::process.world]
     loader = torch.utils.data.DataLoader(ChunksInOrder(clips, [chunks[i] for i in mine], args.batch_size), batch_size=None,
                                          num_workers=min(args.workers, len(mine)), pin_memory=process.device.type == "cuda")
-    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip", disable=not process.is_main, dynamic_ncols=True)
+    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip", disable=None if process.is_main else True, dynamic_ncols=True)
     done: dict[int, list[dict]] = {}
     for number, last, batches in loader:
         parts = done.setdefault(number, [])
@@ -1142,7 +1143,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
 def score_set(one: TestSet, found: Detections, protocol: str, args: argparse.Namespace) -> dict:
     result = frame_map(one.truth, found, protocol, args.iou, None, args.max_per_keyframe, args.keyframes_without_gt)
     result = summarise(result, set(one.novel))
-    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video), **result}
+    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video), "min_score": one.min_score, **result}
 
 
 def report_set(one: TestSet, result: dict, path: Path) -> None:
@@ -1238,7 +1239,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--video-map", action="store_true", help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
     group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
     group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def score_files(args: argparse.Namespace) -> list[dict]:
@@ -1253,7 +1254,7 @@ def score_files(args: argparse.Namespace) -> list[dict]:
         for path in args.predictions:
             beside = Path(path).with_suffix(".pbtxt")
             map_path = args.label_map or (beside if beside.exists() else None)
-            labels = read_label_map(map_path) if map_path else None
+            labels = data.read_label_map(map_path) if map_path else None
             truth = read_ground_truth(args.ground_truth, None if pickled else labels, split)
             detections, left_out = read_predictions(path, truth, labels)
             excluded = read_excluded(args.exclude, truth) if args.exclude else None

@@ -32,6 +32,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import data
+import detect_actions
+import detect_humans
 import engine
 import evaluate
 import ovstad
@@ -45,8 +47,8 @@ SIZE, FPS, SCENE, STRIDE = 48, 8, 8, 2       # pixels a side; frames a second; f
 
 # ---------------------------------------------------------------- the world
 
-COLOURS = {"red": (215, 50, 45), "blue": (50, 85, 215), "green": (40, 160, 65), "yellow": (230, 200, 40),
-           "purple": (150, 60, 180), "orange": (240, 135, 35), "white": (240, 240, 240), "black": (25, 25, 25)}
+COLOURS = {"red": (255, 90, 80), "blue": (90, 150, 255), "green": (90, 230, 110), "yellow": (250, 225, 80),
+           "purple": (210, 120, 250), "orange": (255, 165, 60), "white": (245, 245, 245), "pink": (255, 160, 200)}
 
 
 def pose(action: str, phase: float) -> dict:
@@ -103,27 +105,26 @@ def joints(action: str, phase: float, x: float, y: float, height: float, face: i
     return {name: v * np.array([face * p["turn"], 1]) + shift for name, v in body.items()}, head
 
 
-def draw_scene(rng: np.random.Generator, actions: list[str], frames: int = SCENE):
+def draw_scene(rng: np.random.Generator, actions: list[str], frames: int = SCENE, size: int = SIZE):
     """Render one scene: frames (F, S, S, 3) uint8, boxes (people, F, 4) xyxy in [0, 1], and the people's colours."""
-    S, n = 2 * SIZE, len(actions)                            # drawn at twice the size, then averaged
-    grey = rng.integers(70, 190)
-    base = np.clip(grey + rng.integers(-35, 35, 3), 0, 255)
-    slope = np.linspace(0, 1, S)[:, None, None] * rng.integers(-30, 30)
+    S, n = 2 * size, len(actions)                            # drawn at twice the size, then averaged
+    base = np.clip(rng.integers(25, 95) + rng.integers(-25, 25, 3), 0, 255)
+    slope = np.linspace(0, 1, S)[:, None, None] * rng.integers(-25, 25)
     background = Image.fromarray((np.clip(base + slope, 0, 255) * np.ones((S, S, 1))).astype(np.uint8))
     draw = ImageDraw.Draw(background)
     for _ in range(rng.integers(1, 5)):
         (x, y), (w, h) = rng.integers(0, S, 2), rng.integers(S // 10, S // 2, 2)
         shape = draw.rectangle if rng.random() < 0.5 else draw.ellipse
-        shape([x, y, x + w, y + h], fill=tuple(np.clip(base + rng.integers(-40, 40, 3), 0, 255).tolist()))
+        shape([x, y, x + w, y + h], fill=tuple(np.clip(base + rng.integers(-25, 25, 3), 0, 255).tolist()))
 
     places = rng.permutation((np.arange(n) + 0.5) / n + rng.uniform(-0.06, 0.06, n))
     people = [{"action": action, "x": S * place, "y": S * rng.uniform(0.8, 0.97),
-               "height": S * rng.uniform(0.58, 0.72) * (0.9 if n == 3 else 1), "face": int(rng.choice([-1, 1])),
+               "height": S * rng.uniform(0.62, 0.78) * (0.9 if n == 3 else 1), "face": int(rng.choice([-1, 1])),
                "phase": rng.random(), "period": rng.uniform(7, 10), "thick": rng.uniform(0.07, 0.10),
                "colour": str(rng.choice(list(COLOURS))), "skin": tuple(rng.integers([170, 120, 90], [250, 200, 160]).tolist())}
               for action, place in zip(actions, places)]
 
-    video, boxes = np.empty((frames, SIZE, SIZE, 3), np.uint8), np.zeros((n, frames, 4), np.float32)
+    video, boxes = np.empty((frames, size, size, 3), np.uint8), np.zeros((n, frames, 4), np.float32)
     for f in range(frames):
         image = background.copy()
         draw = ImageDraw.Draw(image)
@@ -133,7 +134,7 @@ def draw_scene(rng: np.random.Generator, actions: list[str], frames: int = SCENE
                                 who["height"], who["face"])
             width = max(round(who["thick"] * who["height"]), 2)
             near = COLOURS[who["colour"]]
-            far = tuple(int(0.6 * v) for v in near)
+            far = tuple(int(0.7 * v) for v in near)
 
             def line(colour, *names, width=width):
                 draw.line([tuple(body[name]) for name in names], fill=colour, width=width, joint="curve")
@@ -146,7 +147,7 @@ def draw_scene(rng: np.random.Generator, actions: list[str], frames: int = SCENE
             draw.ellipse([*(body["head"] - head), *(body["head"] + head)], fill=who["skin"])
             points = np.array([*body.values(), body["head"] - head, body["head"] + head])
             boxes[k, f] = np.clip([*(points.min(0) - width / 2) / S, *(points.max(0) + width / 2) / S], 0, 1)
-        video[f] = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX))
+        video[f] = np.asarray(image.resize((size, size), Image.Resampling.BOX))
     return video, boxes, [who["colour"] for who in people]
 
 
@@ -155,7 +156,7 @@ def write_film(path: Path, scenes: list[np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "15", "preset": "veryfast", "bf": "0"})
-        stream.width = stream.height = SIZE
+        stream.width = stream.height = scenes[0].shape[1]
         stream.pix_fmt, stream.codec_context.gop_size = "yuv420p", SCENE
         for frame in (frame for scene in scenes for frame in scene):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -177,7 +178,7 @@ def write_set(folder: Path, name: str, scenes: int, people: list[float], actions
     """
     rng = np.random.default_rng(seed)
     captions, rows, film = [], [], []
-    for scene in tqdm(range(scenes), desc=f"render {name}", leave=False, dynamic_ncols=True):
+    for scene in tqdm(range(scenes), desc=f"render {name}", leave=False, disable=None, dynamic_ncols=True):
         chosen = rng.choice(actions, rng.choice([1, 2, 3], p=people), replace=False).tolist()
         frames, boxes, colours = draw_scene(rng, chosen)
         second, video = scene % 60, f"{name}/{scene // 60:04d}.mp4"
@@ -223,7 +224,7 @@ def pretrain(folder: Path, out: Path, steps: int, seed: int, batch_size: int = 6
     model = ovstad.ViCLIP("toy").train()
     model.temp.data.fill_(0.07)                              # CLIP's start; ViCLIP starts from a trained CLIP
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.05, fused=True)
-    bar = tqdm(range(steps), desc="pretrain", dynamic_ncols=True)
+    bar = tqdm(range(steps), desc="pretrain", disable=None, dynamic_ncols=True)
     for step in bar:
         chosen = rng.integers(0, len(clips), batch_size)
         video = clips[chosen]
@@ -260,10 +261,13 @@ def run_stage(script, flags: str) -> Path:
     return script.train(args)
 
 
-def mean_aps(checkpoint: Path, betas: list[float], flags: str = "") -> list[dict]:
-    """{"base", "novel", "all"} of a checkpoint for each beta; evaluate.py's tables go to eval/report.txt beside it."""
-    out = checkpoint.parent / f"eval-{checkpoint.stem}"
-    command = f"--ckpt {checkpoint} --out {out} --benchmark csv --beta {' '.join(map(str, betas))} {flags}"
+def mean_aps(checkpoint: Path, betas: list[float], boxes: str = "--proposals ground-truth", name: str = "eval") -> list[dict]:
+    """{"base", "novel", "all"} of a checkpoint for each beta; evaluate.py's tables go to NAME/report.txt beside it."""
+    out = checkpoint.parent / (name if checkpoint.stem == "last" else f"{name}-{checkpoint.stem}")
+    data_folder = checkpoint.parent / "data" if checkpoint.stem == "pretrained" else checkpoint.parent.parent / "data"
+    command = (f"--ckpt {checkpoint} --benchmark csv --data {data_folder} {boxes} --beta {' '.join(map(str, betas))} "
+               f"--workers 1 --out {out}")
+    print(f"\n$ python evaluate.py {command}", flush=True)
     args = evaluate.parse_args(shlex.split(command))
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "report.txt", "w") as report, contextlib.redirect_stdout(report):
@@ -272,3 +276,183 @@ def mean_aps(checkpoint: Path, betas: list[float], flags: str = "") -> list[dict
     return [result["mean_ap"] for result in results]
 
 
+def draw_sheet(folder: Path, checkpoint: Path, path: Path, count: int = 12, zoom: int = 5) -> None:
+    """A contact sheet PNG of test keyframes: each annotated person with the word that the checkpoint ranks first.
+
+    Green where that is what the person does, red where not; a novel action is marked with a star.
+    """
+    truth = data.read_dataset("csv", str(folder), "test")
+    model, record = ovstad.load_model(str(checkpoint))
+    clips = data.ClipDataset(truth, record["frames"], record["stride"], SIZE, model.patch)
+    side, font = SIZE * zoom, ImageFont.load_default(15)
+    sheet = Image.new("RGB", (4 * (side + 6) + 6, (count + 3) // 4 * (side + 6) + 6), "white")
+    with torch.inference_mode():
+        f_text = model.encode_text([record["prompt"].format(name) for name in truth.texts])
+        for k in range(count):
+            item = clips[k * len(clips) // count]
+            logits = model(data.normalise(item["video"][None]), [item["boxes"]], f_text, record["beta"])      # (N, C)
+            frame = item["video"][len(item["video"]) // 2].permute(1, 2, 0).numpy()
+            tile = Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
+            draw = ImageDraw.Draw(tile)
+            true = dict(item["labels"].tolist())
+            for n, box in enumerate((item["boxes"] * side).tolist()):
+                said = int(logits[n].argmax())
+                colour = (70, 220, 90) if said == true[n] else (255, 80, 70)
+                draw.rectangle(box, outline=colour, width=2)
+                word = truth.texts[said] + ("*" if truth.texts[said] in NOVEL else "")
+                left = min(max(box[0], 1), side - font.getlength(word) - 4)
+                top = max(box[1] - 19, 1) if n % 2 == 0 else min(box[3] + 1, side - 19)
+                draw.rectangle((left, top, left + font.getlength(word) + 3, top + 18), fill=(20, 20, 20))
+                draw.text((left + 2, top), word, colour, font)
+            sheet.paste(tile, (6 + k % 4 * (side + 6), 6 + k // 4 * (side + 6)))
+    sheet.save(path)
+
+
+def write_demo(path: Path, seed: int, scenes: int = 6, seconds: int = 3) -> None:
+    """A larger film for detect_actions.py: two people a scene, a novel action among theirs."""
+    rng = np.random.default_rng(seed)
+    write_film(path, [draw_scene(rng, [NOVEL[k % len(NOVEL)], str(rng.choice(BASE))], seconds * FPS, size=240)[0]
+                      for k in range(scenes)])
+
+
+# ---------------------------------------------------------------- the paper's tables on the toy
+
+# scenes of each set, and steps of each stage
+FULL = {"pretrain_scenes": 8000, "align_scenes": 1500, "train_scenes": 1000, "test_scenes": 400,
+        "pretrain_steps": 1500, "align_steps": 300, "finetune_steps": 200, "detector_steps": 300}
+QUICK = {"pretrain_scenes": 600, "align_scenes": 120, "train_scenes": 120, "test_scenes": 60,
+         "pretrain_steps": 40, "align_steps": 15, "finetune_steps": 15, "detector_steps": 15}
+TRAINING = ("--optimizer adamw --lr 1e-3 --warmup 20 --batch-size 32 --scale 48 54 --short-side 48 --stride 2 "
+            "--workers 1 --save-every 50")
+
+
+class Toy:
+    """The toy world under one folder: its data, and checkpoints that are made when they are first asked for."""
+
+    def __init__(self, out: Path, seed: int, sizes: dict):
+        self.out, self.seed, self.sizes, self.data = out, seed, sizes, out / "data"
+
+    def make_data(self) -> None:
+        """Render the four sets; captions tell all actions, boxes are labelled with base actions, tests have all."""
+        everything = BASE + NOVEL
+        for number, (name, people, actions) in enumerate([
+                ("pretrain", [0.5, 0.35, 0.15], everything), ("align", [0.2, 0.4, 0.4], BASE),
+                ("train", [0.2, 0.4, 0.4], BASE), ("test", [0, 0.5, 0.5], everything)]):
+            if not (self.data / f"{name}.csv").exists():
+                write_set(self.data, name, self.sizes[f"{name}_scenes"], people, actions, [self.seed, number])
+        (self.data / "novel.txt").write_text("\n".join(NOVEL) + "\n")
+        if not (self.data / "demo.mp4").exists():
+            write_demo(self.data / "demo.mp4", self.seed)
+
+    def pretrained(self) -> Path:
+        path = self.out / "pretrained.pt"
+        if not path.exists():
+            pretrain(self.data, path, self.sizes["pretrain_steps"], self.seed)
+        return path
+
+    def aligned(self, beta: float, fraction: float = 1.0) -> Path:
+        name = f"align-beta{beta:g}" + (f"-fraction{fraction:g}" if fraction < 1 else "")
+        return run_stage(train_align, f"--weights {self.pretrained()} --csv {self.data}/align.csv --beta {beta} "
+                         f"--fraction {fraction} --iterations {self.sizes['align_steps']} --seed {self.seed} {TRAINING} "
+                         f"--out {self.out}/{name}")
+
+    def finetuned(self, start: Path, beta: float) -> Path:
+        name = "" if start.stem == "pretrained" else f"{start.parent.name}-"
+        return run_stage(train_finetune, f"--weights {start} --dataset csv --data {self.data} --beta {beta} "
+                         f"--iterations {self.sizes['finetune_steps']} --seed {self.seed} {TRAINING} "
+                         f"--out {self.out}/{name}finetune-beta{beta:g}")
+
+    def detected(self) -> Path:
+        """Stage 0: proposals on the test keyframes by a detector that was trained on the training boxes."""
+        detector = run_stage(detect_humans, f"--finetune --detector toy --detector-weights random --dataset csv --data {self.data} "
+                             f"--iterations {self.sizes['detector_steps']} --warmup 20 --workers 1 --seed {self.seed} "
+                             f"--out {self.out}/humans")
+        proposals = self.out / "humans" / "proposals.csv"
+        if not proposals.exists():
+            flags = f"--dataset csv --data {self.data} --detector toy --detector-weights {detector} --workers 1 --out {proposals}"
+            print(f"\n$ python detect_humans.py {flags}")
+            detect_humans.detect(detect_humans.parse_args(shlex.split(flags)))
+        return proposals
+
+
+def table_2(toy: Toy) -> list[tuple]:
+    """The fusion ratio, without alignment: rows of (name, ours, the paper's base and novel)."""
+    paper = {0: (69.31, 56.99), 0.1: (71.48, 57.01), 0.3: (71.93, 57.19), 0.5: (70.91, 56.23), 0.7: (70.41, 53.74),
+             0.9: (69.64, 48.79), 1: (70.03, 45.67)}
+    return [(f"beta {beta:g}", mean_aps(toy.finetuned(toy.pretrained(), beta), [beta])[0], numbers)
+            for beta, numbers in paper.items()]
+
+
+def table_3(toy: Toy) -> list[tuple]:
+    """The training process; the last row scores the boxes of the toy's own detector."""
+    start = toy.pretrained()
+    zero_shot = mean_aps(start, [0, 1])
+    local, fused = toy.finetuned(start, 1), toy.finetuned(start, 0.3)
+    aligned_local, aligned = toy.aligned(1), toy.aligned(0.3)
+    final = toy.finetuned(aligned, 0.3)
+    return [("zero-shot, global feature", zero_shot[0], (13.55, 26.02)),
+            ("zero-shot, region feature", zero_shot[1], (5.08, 12.52)),
+            ("finetuned, local only", mean_aps(local, [1])[0], (70.03, 45.67)),
+            ("finetuned, fused", mean_aps(fused, [0.3])[0], (71.93, 57.19)),
+            ("aligned, local only", mean_aps(aligned_local, [1])[0], (32.47, 50.46)),
+            ("aligned, fused", mean_aps(aligned, [0.3])[0], (45.06, 60.67)),
+            ("aligned local, finetuned local", mean_aps(toy.finetuned(aligned_local, 1), [1])[0], (71.62, 54.88)),
+            ("aligned local, finetuned fused", mean_aps(toy.finetuned(aligned_local, 0.3), [0.3])[0], (71.86, 60.81)),
+            ("aligned fused, finetuned fused", mean_aps(final, [0.3])[0], (71.63, 61.41)),
+            ("the same on detected boxes", mean_aps(final, [0.3], f"--proposals {toy.detected()}", "detected")[0], None)]
+
+
+def table_4(toy: Toy) -> list[tuple]:
+    """The amount of alignment data."""
+    paper = {0.25: (71.04, 58.43), 0.5: (71.43, 60.12), 0.75: (71.65, 60.98), 1: (71.63, 61.41)}
+    rows = [("no alignment", mean_aps(toy.finetuned(toy.pretrained(), 0.3), [0.3])[0], (71.93, 57.19))]
+    return rows + [(f"{fraction:.0%} of the pairs", mean_aps(toy.finetuned(toy.aligned(0.3, fraction), 0.3), [0.3])[0], numbers)
+                   for fraction, numbers in paper.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/toy"))
+    parser.add_argument("--seed", type=int, default=0, help="of the world and of every stage")
+    parser.add_argument("--quick", action="store_true", help="a tiny world and a few steps: the plumbing in 2 minutes")
+    parser.add_argument("--table", type=int, choices=[2, 3, 4], default=3, help="which table of the paper to run")
+    args = parser.parse_args()
+    sizes, started = QUICK if args.quick else FULL, time.perf_counter()
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings, kept = json.dumps({"seed": args.seed, **sizes}), args.out / "toy.json"
+    if kept.exists() and kept.read_text() != settings:
+        raise ValueError(f"{args.out}: holds a toy world of other settings; choose another --out, or delete it")
+    kept.write_text(settings)
+
+    toy = Toy(args.out, args.seed, sizes)
+    toy.make_data()
+    rows = {2: table_2, 3: table_3, 4: table_4}[args.table](toy)
+
+    print(f"\nTable {args.table} on the toy world, frame mAP@0.5 (seed {args.seed})            the paper's, on UCF-JHMDB")
+    print(f"{'':<34}{'base':>8}{'novel':>8}          {'base':>8}{'novel':>8}")
+    for name, ours, paper in rows:
+        print(f"{name:<34}{100 * ours['base']:>8.1f}{100 * ours['novel']:>8.1f}          "
+              + ("" if paper is None else f"{paper[0]:>8.2f}{paper[1]:>8.2f}"))
+    evaluate.write_json(args.out / f"table{args.table}.json",
+                        {"seed": args.seed, "rows": [{"name": name, **ours} for name, ours, _ in rows]})
+    if args.table == 3:
+        show(toy)
+    print(f"\n{time.perf_counter() - started:.0f} s in all")
+
+
+def show(toy: Toy) -> None:
+    """The pictures: a contact sheet of the test set, and a film with what detect_actions.py says of it."""
+    final = toy.out / "align-beta0.3-finetune-beta0.3" / "last.pt"
+    draw_sheet(toy.data, final, toy.out / "contact_sheet.png")
+    words = " ".join(shlex.quote(name) for name in BASE + NOVEL)
+    flags = (f"{toy.data}/demo.mp4 --ckpt {final} --detector toy --detector-weights {toy.out}/humans/last.pt --every 0.5 "
+             f"--out {toy.out}/demo --actions {words}")
+    print(f"\n$ python detect_actions.py {flags}")
+    detect_actions.main(shlex.split(flags))
+    print(f"\nlook at {toy.out}/contact_sheet.png (a star marks a novel action) and {toy.out}/demo/demo.mp4\n"
+          f"next, your own video: python detect_actions.py VIDEO --ckpt CHECKPOINT --actions \"wave\" \"ride a bike\"\n"
+          f"or another table: python toy.py --table 2")
+
+
+if __name__ == "__main__":
+    engine.cli(main)

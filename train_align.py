@@ -22,7 +22,13 @@ import ovstad
 
 
 class SentenceFeatures:
-    """Embeddings of sentences by their place in `texts`: each is encoded once in a run, when it is first met."""
+    """Embeddings of sentences by their place in `texts`: each is encoded once in a run, when it is first needed.
+
+    It is encoded together with the neighbours in its block, always the same ones: a matrix product's last
+    bits depend on its size, and a resumed run must see the bits that the interrupted one saw.
+    """
+
+    BLOCK = 16
 
     def __init__(self, model: ovstad.ViCLIP, texts: list[str]):
         self.model, self.texts = model, texts
@@ -32,10 +38,10 @@ class SentenceFeatures:
     @torch.no_grad()
     def __call__(self, ids: list[int]) -> Tensor:
         """(C, D) embeddings of C sentences."""
-        new = [i for i in ids if not self.known[i]]
-        if new:
-            self.table[new] = self.model.encode_text([self.texts[i] for i in new])
-            self.known[new] = True
+        for first in sorted({i - i % self.BLOCK for i in ids if not self.known[i]}):
+            block = slice(first, first + self.BLOCK)
+            self.table[block] = self.model.encode_text(self.texts[block])
+            self.known[block] = True
         return self.table[ids]
 
 
@@ -102,7 +108,8 @@ def train(args: argparse.Namespace) -> Path:
 
 def main() -> None:
     path = train(parse_args())
-    print(f"stage 1 is done: {path}\nnext: python train_finetune.py --weights {path} --dataset ucf101-24 --data DIR")
+    if engine.is_main():
+        print(f"stage 1 is done: {path}\nnext: python train_finetune.py --weights {path} --dataset ucf101-24 --data DIR")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ def train(args: argparse.Namespace) -> Path:
 
 def main() -> None:
     path = train(parse_args())
-    print(f"stage 2 is done: {path}\nnext: python evaluate.py --ckpt {path}")
+    if engine.is_main():
+        print(f"stage 2 is done: {path}\nnext: python evaluate.py --ckpt {path}")
 
 
 if __name__ == "__main__":

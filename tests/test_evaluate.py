@@ -392,6 +392,11 @@ def test_a_label_map_is_read_in_every_layout(tmp_path, text):
     assert read_label_map(tmp_path / "map.pbtxt") == AVA_NAMES
 
 
+def test_two_ids_of_one_name_stay_two_classes(tmp_path):
+    (tmp_path / "map.txt").write_text("79: walk\n80: walk\n")
+    assert read_label_map(tmp_path / "map.txt") == {79: "walk", 80: "walk (80)"}
+
+
 @needs_samples
 def test_the_real_label_maps_have_their_sixty_classes():
     many = read_label_map(SAMPLES / "ava" / "ava_action_list_v2.1_for_activitynet_2018.pbtxt.txt")
@@ -827,7 +832,7 @@ def test_a_real_pickle_scores_its_own_boxes_exactly_one(monkeypatch, capsys, tmp
 
 @pytest.mark.parametrize("name, content, message", [
     ("p.csv", "v_1,0902,0.0,0.0,0.4,0.8,12,nan\n", "p.csv:1: 'nan' is not a finite number"),
-    ("p.csv", "", "p.csv: is empty"), ("g.csv", "", "g.csv: is empty"), ("m.pbtxt", "", "m.pbtxt: no class"),
+    ("p.csv", "", "p.csv: is empty"), ("g.csv", "", "g.csv: is empty"), ("m.pbtxt", "", "m.pbtxt: holds no classes"),
     ("n.txt", "stnd\n", "n.txt:1: 'stnd' is not one of the 3 classes"), ("n.txt", "\n", "n.txt: is empty"),
     ("g.csv", None, "g.csv"), ("m.pbtxt", 'item { name: "a" id: 99 }', "none of its classes (12, 38) is in the label map")])
 def test_a_mistake_is_one_line_and_status_two_and_nothing_is_written(monkeypatch, capsys, files, name, content, message):

@@ -11,8 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import data
 from data import AVA_60, AVA_80, AVA_IDS, AVA_TRAIN_COUNTS, read_ava, read_csv, read_label_map, read_proposals, split_sentences
@@ -618,6 +620,18 @@ def test_hcstvg_cuts_a_tube_into_equal_parts_in_the_order_of_its_sentences(tmp_p
     assert len(data.read_hcstvg(write(tmp_path / "c" / "annos" / "hcstvg_v1" / "test.json", hcstvg_entries()).parents[2], "test")) == 6
 
 
+def test_all_splits_of_an_alignment_set_come_as_one_table(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / "hc" / f"{split}v2.json", {f"{split}_{k}": v for k, v in hcstvg_entries().items()})
+    both = data.read_hcstvg(tmp_path / "hc", "all")
+    assert len(both) == 12 and len(both.videos) == 4 and len(both.texts) == 3
+    for i, split in enumerate(("train", "val", "test")):
+        write(tmp_path / "vs" / f"{split}_annotations.json", [vidstg_entry("123", "ride", 0, i, i + 1, f"text {i}")])
+    vidor(tmp_path / "vidor", "123", {0: {f: (0, 0, 320, 180) for f in range(3)}}, 3)
+    whole = data.read_vidstg(tmp_path / "vs", tmp_path / "vidor", "all")
+    assert rows(whole) == [("123", i, f"text {i}") for i in range(3)]
+
+
 def test_hcstvg_entry_without_boxes_is_named(tmp_path):
     entries = hcstvg_entries()
     del entries["55_vfjywN5CN0Y.mp4"]["bbox"]
@@ -845,6 +859,110 @@ def test_cache_goes_to_the_users_folder_where_the_data_cannot_be_written(counted
     assert len(calls) == 1 and len(list((tmp_path / "home" / "ovstad").glob("set-*.table"))) == 1
 
 
+# ---------------------------------------------------------------- the boxes are where the people are
+
+W, H = 320, 240
+
+
+def square(i: int) -> tuple[int, int, int, int]:
+    """A person: a white square (x1, y1, x2, y2) that moves 16 pixels right and 8 down a frame, so that any shift shows."""
+    x, y = 16 * (i % 16), 8 * (i % 20)
+    return x, y, x + 48, y + 48
+
+
+def picture(i: int) -> np.ndarray:
+    image = np.zeros((H, W, 3), np.uint8)
+    x1, y1, x2, y2 = square(i)
+    image[y1:y2, x1:x2] = 255
+    return image
+
+
+def render(path: Path, frames: int, fps: int = 25, codec: str = "mpeg4") -> Path:
+    """A video of `picture`s, or a folder of them if the path has no suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.suffix:
+        path.mkdir()
+        for i in range(frames):
+            Image.fromarray(picture(i)).save(path / f"{path.name}_{i + 1:06d}.png")
+        return path
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = W, H, "yuv420p", 4_000_000
+        for i in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(i), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def assert_boxes_hold_the_square(table: data.Annotations, count: int):
+    """Every box is white inside and everything around it black, on the frame that the loader shows."""
+    clips = data.ClipDataset(table, frames=1, stride=1, short_side=H, patch=1)
+    seen = 0
+    for place in range(len(clips)):
+        boxes, _ = clips.boxes_of(place)
+        if len(boxes):
+            image = clips[place]["video"][0].float().mean(0).numpy()
+            x1, y1, x2, y2 = np.round(boxes[0] * [W, H, W, H]).astype(int)
+            inside = image[y1:y2, x1:x2].mean()
+            around = (image.sum() - image[y1:y2, x1:x2].sum()) / (image.size - (x2 - x1) * (y2 - y1))
+            assert inside > 240 and around < 8, (clips.name(place), inside, around)
+            seen += 1
+    assert seen == count
+
+
+@pytest.mark.parametrize("video", ["rgb-images/Biking/v_Biking_g01_c01", "UCF-101/Biking/v_Biking_g01_c01.avi"])
+def test_ucf_boxes_of_both_annotations_lie_on_the_person(tmp_path, video):
+    key = "Biking/v_Biking_g01_c01"
+    act, gurkirt = tmp_path / "act", tmp_path / "gurkirt"
+    for root in (act, gurkirt):
+        render(root / video, 12)
+    write(act / "UCF101v2-GT.pkl", act_pickle(["Biking"], ["Biking/other", key], {
+        key: {0: [np.array([(i + 1, *square(i)) for i in range(3, 9)], np.float32)]}}) | {"nframes": {key: 12, "Biking/other": 4}})
+    boxes = np.array([(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in map(square, range(3, 9))], np.uint8)
+    write(gurkirt / "pyannot.pkl", {key: {"label": 2, "numf": np.uint8(12), "annotations": [
+        {"sf": 3, "ef": 9, "label": 2, "boxes": boxes}]}})
+    write(gurkirt / "splitfiles" / "testlist01.txt", f"{key}.avi\nBiking/not_annotated\n")
+    tables = [data.read_ucf101_24(root, "test") for root in (act, gurkirt)]
+    for table in tables:
+        assert_boxes_hold_the_square(table, 6)
+        assert len(table.keyframe_starts()) - 1 == 12
+    assert rows(tables[0], "box", "person") == rows(tables[1], "box", "person")
+    assert tables[1].faults == ["testlist01.txt: Biking/not_annotated is not in pyannot.pkl"]
+
+
+@pytest.mark.parametrize("video, start", [("videos/-aaaaaaaaaa.mkv", 0), ("videos_15min/-aaaaaaaaaa.mp4", 900),
+                                          ("frames/-aaaaaaaaaa", 900)])
+def test_ava_boxes_lie_on_the_person_in_movies_cuts_and_frame_folders(tmp_path, video, start):
+    fps = 30 if video.startswith("frames") else 1              # AVA's frame folders are 30 fps by definition
+    seconds = (902, 903, 905)
+    render(tmp_path / video, (906 - start) * fps, fps)
+    boxes = [np.array(square((second - start) * fps)) / [W, H, W, H] for second in seconds]
+    csv = "".join(f"-aaaaaaaaaa,{s:04d},{','.join(f'{x:.5f}' for x in box)},12,0\n" for s, box in zip(seconds, boxes))
+    assert_boxes_hold_the_square(read_ava(ava_folder(tmp_path, "val", "2.2", csv), "val").on_disk().select(slice(0, 5)), 3)
+
+
+def test_hcstvg_boxes_lie_on_the_person(tmp_path):
+    render(tmp_path / "video" / "1" / "1_abcdefghijk.mp4", 30)
+    tube = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in map(square, range(5, 20))]
+    write(tmp_path / "trainv2.json", {"1_abcdefghijk.mp4": {"bbox": tube, "st_frame": 6, "img_size": [H, W], "img_num": 30,
+                                                            "English": "The man walks to the door and opens it."}})
+    assert_boxes_hold_the_square(data.read_hcstvg(tmp_path), 15)
+
+
+def test_vidstg_boxes_lie_on_the_person(tmp_path):
+    write(tmp_path / "train_annotations.json", [vidstg_entry("123", "ride", 0, 4, 10)])
+    vidor(tmp_path, "123", {0: {i: square(i) for i in range(12)}, 1: {i: (0, 0, 9, 9) for i in range(12)}}, 12, (W, H))
+    render(tmp_path / "video" / "0001" / "123.mp4", 12)
+    assert_boxes_hold_the_square(data.read_vidstg(tmp_path, tmp_path), 6)
+
+
+def test_boxes_of_a_users_csv_lie_on_the_person(tmp_path):
+    render(tmp_path / "a.mp4", 30, fps=10)
+    lines = [f"a.mp4,{second}," + ",".join(f"{x:.5f}" for x in np.array(square(round(second * 10))) / [W, H, W, H]) + ",walk\n"
+             for second in (0.0, 0.5, 1.2, 2.9)]
+    assert_boxes_hold_the_square(read_csv(write(tmp_path / "a.csv", "".join(lines))), 4)
+
+
 # ---------------------------------------------------------------- python data.py check
 
 def check(monkeypatch, capsys, *args) -> str:
@@ -866,6 +984,26 @@ def test_check_of_a_users_csv_opens_its_videos_and_draws_the_boxes(tmp_path, mon
     faults = (tmp_path / "out" / "faults.txt").read_text()
     assert "broken.mp4: " in faults and "test.avi: 6.56 seconds long, but annotated at 90" in faults
     assert (tmp_path / "out" / "contact_sheet.png").stat().st_size > 10_000
+
+
+@needs_samples
+def test_check_of_real_ava_rows_and_real_vidstg_entries_with_rendered_videos(tmp_path, monkeypatch, capsys):
+    csv = (SAMPLES / "ava" / "ava_val_v2.1_pose_only_first2000.csv").read_text()
+    root = ava_folder(tmp_path / "ava", "val", "2.1", csv)
+    render(root / "videos_15min" / "_7oWZq_s_Sk.mp4", 901, fps=1)
+    out = check(monkeypatch, capsys, "--dataset", "ava", "--data", root, "--split", "val", "--out", tmp_path / "a")
+    assert "on disk 1, missing 1" in out and "scores 1.000000\n" in out and re.search(r"12 +\d+  stand", out)
+    assert (tmp_path / "a" / "contact_sheet.png").is_file()
+
+    shutil.copyfile(SAMPLES / "vidstg" / "val_annotations_first300.json", tmp_path / "val_annotations.json")
+    samples = data.vidstg_samples(json.loads((tmp_path / "val_annotations.json").read_text()))
+    sentence, video, tid, begin, end = min(samples, key=lambda sample: sample[-1])
+    vidor(tmp_path / "vidor", video, {tid: {i: square(i) for i in range(end)}}, end, (W, H))
+    render(tmp_path / "vidor" / "video" / "0001" / f"{video}.mp4", end)
+    out = check(monkeypatch, capsys, "--dataset", "vidstg", "--data", tmp_path, "--vidor", tmp_path / "vidor", "--split", "val",
+                "--out", tmp_path / "b")
+    assert "on disk 1, missing" in out and "23,165 sentences and 5,182,090 pairs" in out
+    assert re.search(r"0 broken or too short", out) and (tmp_path / "b" / "contact_sheet.png").is_file()
 
 
 @needs_samples

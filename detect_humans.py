@@ -1,0 +1,493 @@
+"""Stage 0, people on keyframes: the boxes that all the other stages stand on.
+
+Enter the keyframes of any dataset, or plain videos, leaves a proposals CSV: every box that may be a person,
+with its score; the threshold is chosen where the file is used (--score: 0.3 for UCF-JHMDB, 0.8 for AVA).
+The detectors are torchvision's, trained on COCO. The paper finetunes its detector (DINO) on the
+annotated frames of UCF101-24; --finetune does so with any of these, on the training boxes of any dataset.
+
+    python detect_humans.py film.mp4 --every 1 --out proposals.csv
+    torchrun --nproc_per_node 8 detect_humans.py --dataset ucf101-24 --data DIR --finetune --out runs/humans
+    torchrun --nproc_per_node 8 detect_humans.py --dataset ucf101-24 --data DIR --detector-weights runs/humans/last.pt --out P.csv
+    python detect_humans.py --dataset ava --data DIR --measure proposals.csv      # any detector's boxes against the truth
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from tqdm import tqdm
+
+import data
+import engine
+import ovstad
+from data import Annotations, Proposals
+from evaluate import box_report
+
+DEFAULT = "fasterrcnn_resnet50_fpn_v2"
+# optimiser and learning rate for 16 frames a step: those that torchvision trained them with on COCO; the toy's are ours
+RECIPES = {DEFAULT: ("sgd", 0.02), "fasterrcnn_mobilenet_v3_large_fpn": ("sgd", 0.02),
+           "fasterrcnn_mobilenet_v3_large_320_fpn": ("sgd", 0.02), "retinanet_resnet50_fpn_v2": ("sgd", 0.01),
+           "fcos_resnet50_fpn": ("sgd", 0.01), "toy": ("adamw", 2e-3)}
+COCO_CLASSES = 91
+PERSON = 1                    # COCO's label; ours too, in detectors of two classes: 0 is the background
+LOW_SCORE = 0.05              # boxes below are not kept
+SCORES = (LOW_SCORE, 0.3, 0.5, 0.8)      # thresholds that are measured: 0.3 and 0.8 are the paper's, Section 4.1
+
+
+# ---------------------------------------------------------------- the detector
+
+def toy_detector(classes: int, channels: int = 64) -> FCOS:
+    """FCOS on a few convolutions: people of 12 pixels and more on frames of 48 to 96, trained in half a minute on a CPU."""
+    def layer(enter: int, leave: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(enter, leave, 3, stride, 1, bias=False), nn.GroupNorm(8, leave), nn.ReLU())
+
+    backbone = nn.Sequential(layer(3, 16, 2), layer(16, 32, 2), layer(32, channels, 2),
+                             layer(channels, channels, 1), layer(channels, channels, 1))      # one cell for 8 x 8 pixels
+    backbone.out_channels = channels
+    return FCOS(backbone, classes, min_size=96, max_size=192, anchor_generator=AnchorGenerator(((8,),), ((1.0,),)),
+                head=FCOSHead(channels, 1, classes, num_convs=1), detections_per_img=20)
+
+
+def new_detector(name: str, classes: int) -> nn.Module:
+    """A detector without its weights. It answers with every box of score LOW_SCORE or more."""
+    if name not in RECIPES:
+        raise ValueError(f"there is no detector {name!r}; choose among {', '.join(RECIPES)}")
+    if name == "toy":
+        detector = toy_detector(classes)
+    else:
+        detector = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=classes)
+    (detector.roi_heads if hasattr(detector, "roi_heads") else detector).score_thresh = LOW_SCORE
+    detector.name, detector.classes = name, classes
+    return detector
+
+
+def coco_weights(name: str) -> dict[str, Tensor]:
+    if name == "toy":
+        raise ValueError("the toy detector has no COCO weights; give --detector-weights FILE, of a finetuning from 'random'")
+    entry = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        return entry.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:                 # no network; or a file cut short
+        raise FileNotFoundError(f"the COCO weights of {name} cannot be downloaded ({error}); get {entry.url} "
+                                "where there is a network, and give the file by --detector-weights") from None
+
+
+def build_detector(name: str = DEFAULT, weights: str | None = None, device="cpu", amp: bool = False) -> nn.Module:
+    """A detector of people by its name, in eval mode.
+
+    weights: None for torchvision's COCO weights, downloaded once; a file of them; a checkpoint of
+    --finetune, which knows its name; or "random". amp: its networks compute in bfloat16.
+    """
+    if weights == "random":
+        detector = new_detector(name, classes=2)
+    elif weights is None:
+        detector = load(new_detector(name, COCO_CLASSES), coco_weights(name), "COCO weights")
+    else:
+        if not os.path.isfile(weights):
+            raise FileNotFoundError(f"{weights}: no such file of detector weights")
+        state, record = ovstad.read_weights(weights)
+        if record and record["stage"] != "humans":
+            raise ValueError(f"{weights}: a checkpoint of stage {record['stage']}, not a detector of people")
+        name = record.get("arch", name)
+        detector = load(new_detector(name, 2 if record else COCO_CLASSES), state, weights)
+    if amp:
+        compute_in_bfloat16(detector, torch.device(device).type)
+    return detector.to(device).eval()
+
+
+def load(detector: nn.Module, state: dict[str, Tensor], path: str) -> nn.Module:
+    try:
+        detector.load_state_dict(state)                      # torchvision renames what its older files call otherwise
+    except RuntimeError as error:
+        reason = " ".join(str(error).split("\n", 1)[-1].split())[:200]
+        raise ValueError(f"{path}: not the weights of {detector.name} with {detector.classes} classes; name theirs by "
+                         f"--detector ({reason} ...)") from None
+    return detector
+
+
+def compute_in_bfloat16(detector: nn.Module, device_type: str) -> None:
+    """The networks of a detector compute in bfloat16; anchors and boxes stay float32, as bfloat16 is off by pixels."""
+    def as_float(value):
+        if isinstance(value, dict):
+            return {name: as_float(item) for name, item in value.items()}
+        return value.float() if isinstance(value, Tensor) else [as_float(item) for item in value]
+
+    two_stages = hasattr(detector, "roi_heads")
+    for part in ([detector.backbone, detector.rpn.head, detector.roi_heads.box_head, detector.roi_heads.box_predictor]
+                 if two_stages else [detector.backbone, detector.head]):
+        part.forward = torch.autocast(device_type, torch.bfloat16)(part.forward)
+        part.register_forward_hook(lambda module, inputs, output: as_float(output))
+
+
+@torch.no_grad()
+def detect_frames(detector: nn.Module, frames) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The people on each of F frames: boxes (n, 4) float32, xyxy in [0, 1], and scores (n,), best first.
+
+    frames: uint8 (F, H, W, 3), or a list of (H, W, 3) of any sizes.
+    """
+    device = next(detector.parameters()).device
+    images = [torch.as_tensor(frame).to(device).permute(2, 0, 1).float() / 255 for frame in frames]
+    people = []
+    for image, found in zip(images, detector(images) if images else []):
+        height, width = image.shape[1:]
+        boxes = (found["boxes"] / found["boxes"].new_tensor([width, height, width, height])).clamp(0, 1)
+        good = (found["labels"] == PERSON) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        people.append((boxes[good].cpu().numpy(), found["scores"][good].cpu().numpy()))
+    return people
+
+
+# ---------------------------------------------------------------- keyframes in, proposals out
+
+def table_of_videos(paths: list[str], every: float) -> Annotations:
+    """Plain videos as a table without boxes: a keyframe at their first frame, and each `every` seconds from there."""
+    if every <= 0:
+        raise ValueError(f"--every {every:g}: give the seconds between keyframes, more than 0")
+    times, unreadable = [], 0
+    for path in paths:
+        try:
+            times.append(np.arange(0, max(last_second(path), 0) + 1e-6, every))
+        except ValueError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            times.append(np.zeros(0))
+            unreadable += 1
+    if unreadable == len(paths):
+        raise ValueError(f"none of the {len(paths)} videos can be read")
+    video = np.repeat(np.arange(len(paths)), [len(t) for t in times])
+    return data.make_annotations(paths, [], video, np.concatenate(times), np.zeros((len(video), 4)),
+                                 np.full(len(video), -1), unit="second", files=paths)
+
+
+def last_second(path: str) -> float:
+    """When the last frame of a video comes, in seconds after the first."""
+    reader = data.open_video(path)
+    if isinstance(reader, data.FolderReader):
+        return (len(reader.files) - 1) / reader.fps
+    index = data.packet_index(path)
+    if index is None:                                        # frames that packets do not tell apart
+        return float((reader.stream.frames - 1) * reader.frame / reader.second)
+    return float((index[0][-1] - index[0][0]) / reader.second)
+
+
+def keyframe_batches(table: Annotations, batch_size: int) -> list[list[int]]:
+    """All keyframes of a table by place, in order, in batches of frames of one video.
+
+    The batches depend on the table alone, so that any number of processes computes the same ones.
+    """
+    video = table.video[table.keyframe_starts()[:-1]]
+    runs = np.split(np.arange(len(video)), np.flatnonzero(np.diff(video)) + 1)
+    return [run[i:i + batch_size].tolist() for run in runs for i in range(0, len(run), batch_size)]
+
+
+def share(batches: list, process: engine.Process) -> list:
+    """This process's contiguous part of the batches."""
+    cuts = [len(batches) * rank // process.world for rank in (process.rank, process.rank + 1)]
+    return batches[slice(*cuts)]
+
+
+def people_on(table: Annotations, batches: list[list[int]], detector: nn.Module, workers: int):
+    """For each batch of keyframes [[place, boxes, scores], ...] of those that can be read, and reasons for the others.
+
+    One reader, beside the detector where workers > 0, goes through each video and decodes each frame once.
+    """
+    clips = data.ClipDataset(table, frames=1, stride=1, short_side=None, patch=1)
+    loader = torch.utils.data.DataLoader(clips, batch_sampler=batches, collate_fn=data.collate, num_workers=min(workers, 1))
+    for sizes in loader:                                     # frames of one size form a batch of their own
+        found = []
+        for batch in sizes:
+            if batch["video"] is not None:
+                people = detect_frames(detector, batch["video"][:, 0].permute(0, 2, 3, 1))
+                found += [[place, *some] for place, some in zip(batch["keyframe"], people)]
+        yield sorted(found, key=lambda one: one[0]), sizes[0]["bad"]
+
+
+def as_proposals(table: Annotations, found: list) -> Proposals:
+    """Rows of [place, boxes, scores], in order, as proposals."""
+    row = np.repeat(table.keyframe_starts()[[place for place, *_ in found] or slice(0)],
+                    [len(scores) for *_, scores in found] or 0)
+    return Proposals(table.video[row], table.keyframe[row],
+                     np.concatenate([np.zeros((0, 4))] + [np.reshape(boxes, (-1, 4)) for _, boxes, _ in found]).astype(np.float32),
+                     np.concatenate([np.zeros(0)] + [scores for *_, scores in found]).astype(np.float32))
+
+
+def open_part(path: Path, settings: dict, resume: bool):
+    """A process's file of finished batches, ready for the next, and how many it holds; a JSON line each, after the settings'."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = [line for line in lines if line.endswith(b"\n")]                   # a kill may have cut the last one
+    if lines and not resume:
+        raise ValueError(f"{path}: a run is already there; go on with --resume, or choose another --out")
+    if lines:
+        engine.check_same_run(path, json.loads(lines[0]), settings)
+    file = open(path, "ab")
+    file.truncate(sum(map(len, lines)))
+    if not lines:
+        file.write(json.dumps(settings).encode() + b"\n")
+    return file, max(len(lines) - 1, 0)
+
+
+def detect(args: argparse.Namespace) -> Path:
+    """Write the proposals CSV and return its path. Processes write part files, which the first one joins in order."""
+    process = engine.start_process(args.device)
+    out = Path(args.out or "proposals.csv")
+    if out.exists():
+        if not args.resume:
+            raise ValueError(f"{out}: is already there; choose another --out, or delete it")
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    table = table_of_videos(args.videos, args.every) if args.videos else data.read_dataset(**vars(args))
+    missing = sum(not file for file in table.files)
+    table = table.on_disk()
+    batches = keyframe_batches(table, args.batch_size)
+    detector = build_detector(args.detector, args.detector_weights, process.device, args.amp)
+
+    mine = share(batches, process)
+    settings = engine.plain(args) | {"processes": process.world, "keyframes": sum(map(len, batches))}
+    file, done = open_part(out.with_name(f"{out.name}.{process.rank}.part"), settings, args.resume)
+    with file, tqdm(total=sum(map(len, mine)), initial=sum(map(len, mine[:done])), unit="frame", dynamic_ncols=True,
+                    disable=not process.is_main) as bar:
+        for batch, (found, bad) in zip(mine[done:], people_on(table, mine[done:], detector, args.workers)):
+            line = {"people": [[place, boxes.tolist(), scores.tolist()] for place, boxes, scores in found], "bad": bad}
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            bar.update(len(batch))
+
+    process.gather(None)                                     # all parts are written
+    if process.is_main:
+        parts = [out.with_name(f"{out.name}.{rank}.part") for rank in range(process.world)]
+        lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()[1:]]
+        found = [people for line in lines for people in line["people"]]
+        if batches and not found:
+            raise ValueError(f"no keyframe can be read; the first: {lines[0]['bad'][0]}")
+        proposals = as_proposals(table, found)
+        data.write_proposals(out, table, proposals)
+        for part in parts:
+            part.unlink()
+        print_summary(out, table, proposals, [line["bad"][0] for line in lines if line["bad"]],
+                      sum(map(len, batches)) - len(found), missing)
+    return out
+
+
+def print_summary(out: Path, table: Annotations, proposals: Proposals, bad: list[str], unread: int, missing: int) -> None:
+    print(f"{out}: {len(proposals.video)} boxes of score {LOW_SCORE} and more on {len(table.keyframe_starts()) - 1} keyframes "
+          f"of {len(np.unique(table.video))} videos")
+    nobody = np.setdiff1d(table.video, proposals.video)
+    if len(nobody):
+        print(f"nobody found in {len(nobody)} videos: {', '.join(table.videos[v] for v in nobody[:5])}"
+              + (", ..." if len(nobody) > 5 else ""))
+    if missing:
+        print(f"left out: {missing} videos that are not on disk")
+    if unread:
+        print(f"left out: {unread} keyframes that cannot be read: {'; '.join(bad[:5])}" + ("; ..." if len(bad) > 5 else ""))
+    if table.box.any():
+        print_measures(measure(table, proposals))
+
+
+# ---------------------------------------------------------------- measuring
+
+def measure(truth: Annotations, proposals: Proposals) -> dict:
+    """How well boxes find the annotated people: AP at IoU 0.5 and its mean over 0.5:0.95, and recall and more by score.
+
+    "at": for each threshold of SCORES the share of people found at IoU 0.5, the share of boxes that
+    are people, and boxes per keyframe.
+    """
+    keyframes, at = len(truth.keyframe_starts()) - 1, {}
+    for score in SCORES:
+        kept = proposals.score >= score
+        report = box_report(truth, Proposals(*(column[kept] for column in vars(proposals).values())))
+        at[score] = {"recall": report["recall"], "boxes": int(kept.sum()) / keyframes,
+                     "precision": report["recall"] * report["boxes"] / max(int(kept.sum()), 1)}
+    aps = [box_report(truth, proposals, iou=0.5 + 0.05 * i)["ap"] for i in range(10)]
+    return {"ap50": aps[0], "ap": sum(aps) / len(aps), "at": at}
+
+
+def print_measures(measures: dict) -> None:
+    print(f"box AP  0.5: {100 * measures['ap50']:.2f}  0.5:0.95: {100 * measures['ap']:.2f}")
+    for score, at in measures["at"].items():
+        print(f"score >= {score:<4g}  recall {100 * at['recall']:6.2f}  precision {100 * at['precision']:6.2f}  "
+              f"boxes a keyframe {at['boxes']:.2f}")
+
+
+# ---------------------------------------------------------------- finetuning
+
+class Keyframes(torch.utils.data.Dataset):
+    """Keyframes with the distinct boxes of their people, asked for as (place, seed): half of them come mirrored.
+
+    An item is a dict: image uint8 (3, H, W), boxes (N_b, 4) in [0, 1], name. A frame that cannot be
+    read comes black, without people, and with its reason under "bad".
+    """
+
+    def __init__(self, table: Annotations):
+        self.clips = data.ClipDataset(table, frames=1, stride=1, short_side=None, patch=1)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        place, seed = item
+        found, name = self.clips[place], self.clips.name(place)
+        if "bad" in found:
+            return {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4), "name": name, "bad": found["bad"]}
+        image, boxes = found["video"][0], found["boxes"]
+        if np.random.default_rng(seed).random() < 0.5:
+            x1, y1, x2, y2 = boxes.unbind(1)
+            image, boxes = image.flip(-1), torch.stack([1 - x2, y1, 1 - x1, y2], 1)
+        return {"image": image, "boxes": boxes, "name": name}
+
+
+def as_batch(items: list) -> list[list]:
+    """Frames of different sizes cannot be stacked: the batch is the list."""
+    return [items]
+
+
+def one_class(detector: nn.Module) -> nn.Module:
+    """A detector of people alone that begins as a COCO detector: of its classes the background and the person are kept."""
+    if detector.classes == 2:
+        return detector
+    state = detector.state_dict()
+    for name, tensor in state.items():
+        if name.startswith("roi_heads.box_predictor.bbox_pred"):                         # class by class, four rows each
+            state[name] = tensor.unflatten(0, (COCO_CLASSES, 4))[:PERSON + 1].flatten(0, 1)
+        elif name.startswith(("roi_heads.box_predictor.cls_score", "head.classification_head.cls_logits")):   # anchor by anchor
+            state[name] = tensor.unflatten(0, (-1, COCO_CLASSES))[:, :PERSON + 1].flatten(0, 1)
+    return load(new_detector(detector.name, classes=2), state, "COCO weights")
+
+
+def set_training(detector: nn.Module, from_scratch: bool) -> None:
+    """Training mode; batch norms keep the statistics they were pretrained with, as a few frames a process give poor ones."""
+    detector.train()
+    for module in detector.modules():
+        if isinstance(module, nn.BatchNorm2d) and not from_scratch:
+            module.eval()
+
+
+def some_keyframes(table: Annotations, count: int) -> Annotations:
+    """The rows of `count` keyframes, evenly spread over the table."""
+    starts = table.keyframe_starts()
+    chosen = np.unique(np.linspace(0, len(starts) - 2, min(count, len(starts) - 1)).round().astype(int))
+    rows = np.zeros(len(table), bool)
+    for place in chosen:
+        rows[starts[place]:starts[place + 1]] = True
+    return table.select(rows)
+
+
+def train(args: argparse.Namespace) -> Path:
+    """Finetune the detector and return the path of its checkpoint."""
+    process = engine.start_process(args.device)
+    out = Path(args.out or "runs/humans")
+
+    # data
+    dataset = Keyframes(data.read_dataset(**vars(args) | {"split": "train"}).on_disk())
+    held_out = None
+    if args.validate and not args.csv:
+        held_out = some_keyframes(data.read_dataset(**vars(args) | {"split": "test"}).on_disk(), args.validate)
+
+    # detector and optimiser
+    torch.manual_seed(args.seed)
+    detector = one_class(build_detector(args.detector, args.detector_weights))
+    if args.amp:
+        compute_in_bfloat16(detector, process.device.type)
+    from_scratch = args.detector_weights == "random"
+    wrapped = engine.wrap(detector, process)
+    set_training(detector, from_scratch)
+    optimizer = engine.make_optimizer(detector, args)
+    start = engine.resume(args, detector, optimizer)
+    meter, bad = engine.Meter(args, process, start), engine.BadClips()
+
+    def save(step: int) -> None:
+        """Validate, and write the checkpoint."""
+        if held_out is not None:
+            detector.eval()
+            batches = share(keyframe_batches(held_out, max(args.batch_size // process.world, 1)), process)
+            found = [one for people, _ in people_on(held_out, batches, detector, args.workers) for one in people]
+            measures = measure(held_out, as_proposals(held_out, sum(process.gather(found), [])))
+            set_training(detector, from_scratch)
+        if process.is_main:
+            if held_out is not None:
+                tqdm.write(f"step {step}  box AP  0.5: {100 * measures['ap50']:.2f}  0.5:0.95: {100 * measures['ap']:.2f}")
+                with open(meter.log, "a") as file:
+                    file.write(json.dumps({"step": step, "box_ap50": measures["ap50"], "box_ap": measures["ap"]}) + "\n")
+            engine.save_checkpoint(out / "last.pt", {
+                "model": detector.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "stage": "humans",
+                "arch": detector.name, "args": engine.plain(args)})
+
+    # the loop
+    loader = engine.training_loader(dataset, args, process, start, as_batch)
+    for step, items in enumerate(meter.batches(loader), start + 1):
+        shared = process.gather((len(items), [item["bad"] for item in items if "bad" in item]))
+        bad.count(sum(frames for frames, _ in shared), [reason for _, reasons in shared for reason in reasons])
+
+        for group in optimizer.param_groups:
+            group["lr"] = engine.learning_rate(step - 1, args.lr, args.warmup, args.iterations)
+        optimizer.zero_grad()
+        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))    # Faster R-CNN draws anchors and boxes
+        images = [item["image"].to(process.device).float() / 255 for item in items]
+        targets = [{"boxes": item["boxes"].to(image) * image.new_tensor(image.shape[:0:-1] * 2),
+                    "labels": torch.full((len(item["boxes"]),), PERSON, device=process.device)}
+                   for item, image in zip(items, images)]
+        loss = sum(wrapped(images, targets).values()) / process.world
+        (loss * process.world).backward()                    # DDP takes the mean over processes
+        optimizer.step()
+
+        meter.update(step, loss, args.batch_size, [item["name"] for item in items], lr=optimizer.param_groups[0]["lr"])
+        if step % args.save_every == 0 and step < args.iterations:
+            meter.settle()
+            save(step)
+    meter.close()
+    save(args.iterations)
+    return out / "last.pt"
+
+
+# ---------------------------------------------------------------- the command line
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
+    parser.add_argument("videos", nargs="*", help="video files or folders of frames, in place of a dataset")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between the keyframes of plain videos")
+    data.add_dataset_flags(parser)
+    parser.add_argument("--split", default="test", help="of the dataset, to detect or measure on; finetuning takes train, and "
+                                                        "validates on test")
+    group = parser.add_argument_group("detector")
+    group.add_argument("--detector", choices=list(RECIPES), default=DEFAULT, help="of torchvision; "
+                       "fasterrcnn_mobilenet_v3_large_320_fpn for a laptop, toy for the toy world")
+    group.add_argument("--detector-weights", metavar="FILE", help="torchvision's COCO weights of that detector (by default "
+                       "downloaded once), a checkpoint of --finetune, or 'random'")
+    group = parser.add_argument_group("what to do, if not detect")
+    group.add_argument("--finetune", action="store_true", help="train the detector on the dataset's people, and write OUT/last.pt")
+    group.add_argument("--validate", type=int, default=1000, help="keyframes to measure box AP on at each checkpoint; 0: none")
+    group.add_argument("--measure", metavar="CSV", help="measure these proposals against the dataset's boxes")
+    engine.add_optimisation_flags(parser, batch_size=16, iterations=10_000, lr=None, weight_decay=1e-4)
+    parser.set_defaults(optimizer=None)
+    engine.add_run_flags(parser)
+    parser.add_argument("--out", help="of detecting: the CSV (default: proposals.csv); of finetuning: the folder (default: runs/humans)")
+    args = parser.parse_args(argv)
+    optimizer, lr = RECIPES[args.detector]
+    args.optimizer, args.lr = args.optimizer or optimizer, args.lr or lr
+    if args.videos and (args.finetune or args.measure):
+        raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {'finetune' if args.finetune else 'measure'} on; "
+                         "name a --dataset")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.finetune:
+        path = train(args)
+        print(f"the detector is finetuned: {path}\nnext: python detect_humans.py --dataset {args.dataset} --detector-weights {path}")
+    elif args.measure:
+        table = data.read_dataset(**vars(args))
+        print_measures(measure(table, data.read_proposals(args.measure, table)))
+    else:
+        detect(args)
+
+
+if __name__ == "__main__":
+    engine.cli(main)

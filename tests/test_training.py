@@ -1,0 +1,284 @@
+"""Both training stages on a tiny rendered world: equalities between ways to run them, and what stops them."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import engine  # noqa: E402
+import ovstad  # noqa: E402
+import toy  # noqa: E402
+import train_align  # noqa: E402
+import train_finetune  # noqa: E402
+from data import GlobalBatches  # noqa: E402
+
+SMALL = ["--scale", "48", "54", "--short-side", "48", "--stride", "2", "--workers", "0", "--log-every", "1", "--warmup", "1"]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A rendered world of a few scenes, and a toy model that was pretrained for no time at all."""
+    folder = tmp_path_factory.mktemp("world")
+    for number, (name, actions) in enumerate([("align", toy.BASE), ("train", toy.BASE), ("test", toy.BASE + toy.NOVEL)]):
+        toy.write_set(folder, name, 24, [0.3, 0.4, 0.3], actions, number)
+    (folder / "novel.txt").write_text("\n".join(toy.NOVEL))
+    torch.manual_seed(0)
+    model = ovstad.build_model("toy")
+    torch.save({"model": model.state_dict()}, folder / "start.pth")
+    return folder
+
+
+def flags(world, script, out, *more):
+    source = ["--csv", world / "align.csv"] if script is train_align else ["--dataset", "csv", "--data", world]
+    return [str(flag) for flag in ["--weights", world / "start.pth", *source, *SMALL, "--out", out, *more]]
+
+
+def run(world, script, out, *more):
+    """Train in this process; -> the checkpoint."""
+    return load(script.train(script.parse_args(flags(world, script, out, *more))))
+
+
+def command(world, script, out, *more, processes=1):
+    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *launch, str(ROOT / f"{script.__name__}.py"), *flags(world, script, out, *more)]
+
+
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def load(path):
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def largest_difference(a, b):
+    return max((a["model"][name] - b["model"][name]).abs().max().item() for name in a["model"])
+
+
+def lines(out):
+    return [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
+
+
+# ---------------------------------------------------------------- the same result, however it is run
+
+@pytest.mark.parametrize("script", [train_align, train_finetune])
+def test_steps_on_two_processes_equal_those_of_one_on_the_same_global_batch(world, tmp_path, script):
+    recipe = ["--iterations", "2", "--batch-size", "6", "--lr", "0.001"]
+    one = run(world, script, tmp_path / "one", *recipe)
+    subprocess.run(command(world, script, tmp_path / "two", *recipe, processes=2), check=True, env=environment(), capture_output=True)
+    two = load(tmp_path / "two" / "last.pt")
+    start = {"model": load(world / "start.pth")["model"]}
+    assert largest_difference(one, two) < 1e-5 < 1e-4 < largest_difference(one, start)
+    assert [line["loss"] for line in lines(tmp_path / "one")] == pytest.approx([line["loss"] for line in lines(tmp_path / "two")], rel=1e-4)
+
+
+@pytest.mark.parametrize("script", [train_align, train_finetune])
+def test_gradient_accumulation_changes_nothing(world, tmp_path, script):
+    recipe = ["--iterations", "2", "--batch-size", "7", "--lr", "0.001"]
+    whole = run(world, script, tmp_path / "whole", *recipe)
+    parts = run(world, script, tmp_path / "parts", *recipe, "--accumulate", "3")
+    assert largest_difference(whole, parts) < 1e-5
+
+
+def test_loader_workers_change_no_bit(world, tmp_path):
+    recipe = ["--iterations", "3", "--batch-size", "4", "--lr", "0.001"]
+    alone = run(world, train_finetune, tmp_path / "alone", *recipe)
+    workers = run(world, train_finetune, tmp_path / "workers", *recipe, "--workers", "2")
+    assert largest_difference(alone, workers) == 0
+
+
+@pytest.mark.parametrize("script", [train_align, train_finetune])
+def test_a_run_that_is_killed_resumes_to_the_same_bits_and_the_same_log(world, tmp_path, script):
+    recipe = ["--iterations", "8", "--batch-size", "4", "--save-every", "2", "--optimizer", "adamw", "--lr", "0.001"]
+    whole = subprocess.run(command(world, script, tmp_path / "whole", *recipe), env=environment(), capture_output=True)
+    assert whole.returncode == 0, whole.stderr
+    victim = subprocess.Popen(command(world, script, tmp_path / "killed", *recipe), env=environment(),
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / "last.pt").exists() and victim.poll() is None:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert load(tmp_path / "killed" / "last.pt")["step"] < 8, "the run ended before it could be killed"
+    (tmp_path / "killed" / "log.jsonl").open("a").write('{"step": 3, "lo')            # a line cut short by the kill
+    resumed = subprocess.run(command(world, script, tmp_path / "killed", *recipe, "--resume"), env=environment(), capture_output=True)
+    assert resumed.returncode == 0, resumed.stderr
+    one, two = load(tmp_path / "whole" / "last.pt"), load(tmp_path / "killed" / "last.pt")
+    assert two["step"] == 8 and largest_difference(one, two) == 0
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path / "whole")] == \
+           [(line["step"], line["loss"]) for line in lines(tmp_path / "killed")]
+
+
+def test_a_process_without_any_box_stays_in_step(world, tmp_path):
+    rows = (world / "align.csv").read_text().splitlines()
+    first = rows[1].split(",")
+    (world / "one_box.csv").write_text("\n".join([rows[0], rows[1], f"{first[0]},3.5"]))      # and a keyframe with nobody
+    recipe = ["--csv", world / "one_box.csv", "--iterations", "2", "--batch-size", "2", "--lr", "0.001"]
+    one = run(world, train_align, tmp_path / "one", *recipe)
+    subprocess.run(command(world, train_align, tmp_path / "two", *recipe, processes=2), check=True, env=environment(), capture_output=True)
+    assert largest_difference(one, load(tmp_path / "two" / "last.pt")) < 1e-5
+
+
+# ---------------------------------------------------------------- what is trained, and by what
+
+def test_the_loss_falls_in_finetuning(world, tmp_path):
+    run(world, train_finetune, tmp_path / "out", "--iterations", "40", "--batch-size", "8", "--optimizer", "adamw", "--lr", "0.001")
+    losses = [line["loss"] for line in lines(tmp_path / "out")]
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+
+
+def test_alignment_trains_the_video_encoder_and_tau_but_no_text_weight(world, tmp_path):
+    before, after = load(world / "start.pth")["model"], run(world, train_align, tmp_path / "out", "--iterations", "1", "--lr", "0.01",
+                                                            "--batch-size", "4")["model"]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith("text_encoder") for name in moved)
+    assert "temp" in moved and "vision_encoder.proj" in moved and "vision_encoder.conv1.weight" in moved
+
+
+def test_finetuning_trains_the_text_encoder_unless_it_is_frozen(world, tmp_path):
+    before = load(world / "start.pth")["model"]
+    recipe = ["--iterations", "1", "--batch-size", "4", "--lr", "0.01"]
+    for frozen in (False, True):
+        after = run(world, train_finetune, tmp_path / str(frozen), *recipe, *["--freeze-text"] * frozen)["model"]
+        same = torch.equal(before["text_encoder.text_projection"], after["text_encoder.text_projection"])
+        assert same == frozen
+
+
+def test_each_sentence_is_encoded_once_in_a_run(world, tmp_path, monkeypatch):
+    encoded = []
+    plain = ovstad.ViCLIP.encode_text
+    monkeypatch.setattr(ovstad.ViCLIP, "encode_text", lambda self, texts: encoded.extend(texts) or plain(self, texts))
+    run(world, train_align, tmp_path / "out", "--iterations", "6", "--batch-size", "12", "--lr", "0.001")
+    assert len(encoded) == len(set(encoded)) and set(encoded) == set(toy.BASE)
+
+
+def test_alignment_loss_takes_boxes_of_one_sentence_as_positives_of_each_other(world, tmp_path):
+    """The first step's loss, worked out from the model's own features with a plain double loop."""
+    args = train_align.parse_args(flags(world, train_align, tmp_path / "out", "--iterations", "1", "--batch-size", "6"))
+    train_align.train(args)
+    import data
+    torch.manual_seed(0)
+    model = ovstad.load_model(str(world / "start.pth"))[0]
+    dataset = data.ClipDataset(data.read_csv(world / "align.csv"), 4, 2, patch=8, crop=48, scale=(48, 54))
+    batch = data.collate([dataset[item] for item in next(iter(GlobalBatches(len(dataset), 6, 1)))])[0]
+    sentences = sorted({dataset.texts[text] for _, text in batch["labels"].tolist()})
+    true = {(box, dataset.texts[text]) for box, text in batch["labels"].tolist()}
+    with torch.no_grad():
+        f_global, f_map = model.encode_video(data.normalise(batch["video"], batch["jitter"]))
+        f_region, f_text = model.region_features(f_map, batch["boxes"]), model.encode_text(sentences)
+        clips = [b for b, boxes in enumerate(batch["boxes"]) for _ in boxes]
+        total = 0.0
+        for i, b in enumerate(clips):
+            fused = 0.3 * f_region[i] + 0.7 * f_global[b]
+            for j, sentence in enumerate(sentences):
+                z = (torch.cosine_similarity(fused, f_text[j], dim=0) / model.temp).item()
+                s = 1 / (1 + math.exp(-z))
+                total -= (1 - s) ** 2 * math.log(s) if (i, sentence) in true else s ** 2 * -(z + math.log1p(math.exp(-z)))
+    assert len(sentences) < len(clips), "some boxes share a sentence"
+    assert lines(tmp_path / "out")[0]["loss"] == pytest.approx(total / len(clips), rel=1e-3)
+
+
+def test_the_checkpoint_describes_itself_and_loads_without_code(world, tmp_path):
+    record = run(world, train_finetune, tmp_path / "out", "--iterations", "1", "--batch-size", "4", "--beta", "0.5")
+    assert record["arch"] == "toy" and record["stage"] == "finetune" and record["step"] == 1 and record["beta"] == 0.5
+    assert record["base"] == record["classes"] == sorted(toy.BASE) and record["novel"] == toy.NOVEL
+    assert record["prompt"] == "a person {}" and record["args"]["dataset"] == "csv" and record["short_side"] == 48
+    model, _ = ovstad.load_model(str(tmp_path / "out" / "last.pt"))
+    assert model.arch == "toy"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["last.pt", "log.jsonl"]
+
+
+def test_learning_rate_warms_up_linearly_and_falls_to_zero_as_a_cosine():
+    rates = [engine.learning_rate(step, 1.0, 10, 110) for step in (0, 4, 9, 10, 60, 109)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))])
+
+
+# ---------------------------------------------------------------- the global batches
+
+def test_batches_of_all_processes_together_are_those_of_one():
+    one = list(GlobalBatches(10, 6, 5, seed=3))
+    shares = [list(GlobalBatches(10, 6, 5, seed=3, rank=rank, world=3)) for rank in range(3)]
+    assert one == [sum((share[step] for share in shares), []) for step in range(5)]
+
+
+def test_batches_from_a_later_step_are_those_of_the_whole_run():
+    assert list(GlobalBatches(7, 4, 9, seed=1))[5:] == list(GlobalBatches(7, 4, 9, seed=1, start=5))
+
+
+def test_every_sample_comes_once_an_epoch_with_a_seed_of_its_own():
+    items = [item for batch in GlobalBatches(6, 4, 6) for item in batch]                # 24 places: 4 epochs of 6
+    for epoch in range(4):
+        assert sorted(place for place, _ in items[6 * epoch:6 * epoch + 6]) == list(range(6))
+    assert len({seed for _, seed in items}) == 24
+
+
+# ---------------------------------------------------------------- what stops a run, in one line
+
+def fails(world, script, out, *more):
+    result = subprocess.run(command(world, script, out, *more), env=environment(), capture_output=True, text=True)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert result.returncode == 2 and len(errors) == 1 and "Traceback" not in result.stderr, result.stderr
+    return errors[0]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_clips(world, tmp_path):
+    model = load(world / "start.pth")["model"]
+    model["vision_encoder.proj"][0, 0] = math.nan
+    torch.save(model, tmp_path / "nan.pth")
+    error = fails(world, train_align, tmp_path / "out", "--weights", tmp_path / "nan.pth", "--iterations", "3", "--batch-size", "2")
+    assert "loss is nan at step 1" in error and "align/0000.mp4" in error
+    assert not (tmp_path / "out" / "last.pt").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(world, tmp_path):
+    recipe = ["--iterations", "1", "--batch-size", "2"]
+    run(world, train_align, tmp_path / "out", *recipe)
+    with pytest.raises(ValueError, match="--resume"):
+        run(world, train_align, tmp_path / "out", *recipe)
+    with pytest.raises(ValueError, match="--beta 0.3, not 1.0"):
+        run(world, train_align, tmp_path / "out", *recipe, "--resume", "--beta", "1")
+
+
+def test_a_batch_that_does_not_divide_among_the_processes_is_refused():
+    with pytest.raises(ValueError, match="--batch-size 5 is global and must divide among 2 processes"):
+        GlobalBatches(10, 5, 1, world=2)
+
+
+def test_an_unreadable_video_is_named_once_and_training_goes_on(world, tmp_path, capfd):
+    (world / "broken.mp4").write_bytes(b"not a video")
+    rows = (world / "align.csv").read_text().splitlines()
+    (world / "some_broken.csv").write_text("\n".join([*rows, "broken.mp4,1,0.1,0.1,0.5,0.9,waving,0", "broken.mp4,2,0.1,0.1,0.5,0.9,waving,0"]))
+    run(world, train_align, tmp_path / "out", "--csv", world / "some_broken.csv", "--iterations", "7", "--batch-size", "8")
+    named = [line for line in capfd.readouterr().err.splitlines() if "skipped broken.mp4" in line]
+    assert len(named) == len(set(named)) == 2
+
+
+def test_mostly_unreadable_videos_stop_the_run(world, tmp_path):
+    (world / "broken.mp4").write_bytes(b"not a video")
+    (world / "broken.csv").write_text("\n".join(f"broken.mp4,{second},0.1,0.1,0.5,0.9,waving" for second in range(80)))
+    error = fails(world, train_align, tmp_path / "out", "--csv", world / "broken.csv", "--iterations", "50", "--batch-size", "16")
+    assert "64 of 64 clips could not be read" in error and "data.py check" in error
+
+
+@pytest.mark.parametrize("script, wrong, message", [
+    (train_align, ["--fraction", "0"], "--fraction 0"), (train_align, ["--csv", "nothing.csv"], "nothing.csv"),
+    (train_align, ["--weights", "nothing.pt"], "no such weights file"), (train_align, ["--scale", "40", "54"], "must not be below the crop"),
+    (train_align, ["--crop", "50"], "must be a multiple of the patch"), (train_finetune, ["--prompt", "a person"], "write {}"),
+    (train_finetune, ["--device", "cuda:7"], "no CUDA GPU"), (train_finetune, ["--proposals", "nothing.csv"], "nothing.csv")])
+def test_wrong_flags_are_explained(world, tmp_path, script, wrong, message):
+    if "--device" in wrong and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises((ValueError, OSError)) as error:
+        script.train(script.parse_args(flags(world, script, tmp_path / "out", *wrong)))
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
