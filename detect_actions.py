@@ -61,11 +61,13 @@ from tqdm import tqdm
 
 import engine
 import ovstad
-from data import clip_boxes, complain, csv_columns, normalise, numbered_frames, open_container, scaled_size, upright_rgb
+from data import (clip_boxes, complain, csv_columns, normalise, numbered_frames, open_container, places,
+                  scaled_size, upright_rgb)
 from evaluate import replacing, write_label_map
 
 BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors", "a photo of a person",
               "a person doing nothing", "people")
+DETECTOR = "fasterrcnn_resnet50_fpn_v2"
 CUT = 40                         # mean change of grey, of 255, from one frame to the next that is a new scene
 DRAWN = 240, 1080                # smallest and largest short side of the annotated video, pixels
 TICKS = 60_000                   # a second in the MP4: whole ticks for 24, 25, 30, 60 and 30000/1001 frames
@@ -138,7 +140,8 @@ def parse_action(text: str, where: str) -> tuple[str, list[str]]:
     name, colon, rest = text.partition(":")
     phrasings = [part.strip() for part in (rest.split("|") if colon else [name])]
     if not name.strip() or not all(phrasings):
-        raise ValueError(f"{where}: {text.strip()!r} names no action; expected `wave` or `wave: waving a hand | hand wave`")
+        raise ValueError(f"{where}: {text.strip()!r} names no action; expected `wave` or "
+                         "`wave: waving a hand | hand wave`")
     return name.strip(), phrasings
 
 
@@ -243,7 +246,7 @@ def decoded(container, stream) -> Iterator[av.VideoFrame | None]:
 
 
 class Source:
-    """A video file, a folder of numbered frames, or the address of a stream or camera, read once from start to end."""
+    """A video file, a folder of numbered frames, or the address of a stream or camera, read once."""
 
     def __init__(self, video, settings: Settings):
         self.name, self.max_seconds = os.fspath(video), settings.max_seconds or inf
@@ -254,8 +257,9 @@ class Source:
             self.files = numbered_frames(self.name)
             self.duration = float(len(self.files) / self.rate)
         elif self.live or os.path.exists(self.name):
-            camera = {"format": "v4l2"} if self.name.startswith("/dev/video") else {}
-            self.container, self.stream = open_container(self.name, **camera, **({"timeout": 20} if self.live else {}))
+            options = {"timeout": 20} if self.live else {}
+            options |= {"format": "v4l2"} if self.name.startswith("/dev/video") else {}
+            self.container, self.stream = open_container(self.name, **options)
             self.stream.thread_type = "AUTO"
             rate = self.stream.average_rate or self.stream.guessed_rate
             self.rate = rate if rate and rate <= 240 else self.rate          # some containers only have a clock
@@ -400,7 +404,7 @@ def steps(source: Source, times: Iterator[float], words: Words, images: bool, dr
 
 
 def in_thread(items: Iterator, ahead: int) -> Iterator:
-    """The items of a generator that runs in a thread of its own, `ahead` items in advance; its errors are raised here."""
+    """The items of a generator that runs in a thread of its own, `ahead` items in advance; it raises its errors here."""
     with ThreadPoolExecutor(1) as thread:
         coming = deque(thread.submit(next, items, None) for _ in range(ahead))
         try:
@@ -437,8 +441,8 @@ def read_people(path, videos: list[str], min_score: float) -> list[dict[float, n
         result.append({float(t): np.unique(box[rows[keyframe[rows] == t]].astype(np.float32), axis=0)
                        for t in np.unique(keyframe[mine])})
     if not any(result):
-        raise ValueError(f"{path}: has no row of {', '.join(videos[:3])}; it names {', '.join(sorted(set(names))[:3]) or 'no video'}."
-                         " Write the video's path or file name in the first column")
+        raise ValueError(f"{path}: has no row of {', '.join(videos[:3])}; it names {', '.join(places(names)[0][:3])}. "
+                         "Write the video's path or file name in the first column")
     return result
 
 
@@ -474,7 +478,7 @@ class Tracker:
 
     def __init__(self, video: str, names: list[str], settings: Settings, hold: float):
         self.video, self.names, self.settings = video, names, settings
-        self.hold = hold                     # seconds a box stays on screen before its first and after its last keyframe
+        self.hold = hold                     # seconds a box is shown before its first and after its last keyframe
         self.reach = settings.smooth // 2
         self.tubes: list[Tube] = []
         self.count, self.scene = 0, 0.0      # tubes so far; when the scene began
@@ -543,8 +547,8 @@ class Tracker:
         for tube in self.tubes:
             while tube.out < len(tube.times) and tube.times[tube.out] < until:
                 time, scores = tube.times[tube.out], self.smoothed(tube, tube.out)
-                box = tuple(tube.boxes[tube.out].tolist())
-                detections.append(Detection(self.video, time, tube.track, box, dict(zip(self.names, scores.tolist()))))
+                detections.append(Detection(self.video, time, tube.track, tuple(tube.boxes[tube.out].tolist()),
+                                            dict(zip(self.names, scores.tolist()))))
                 for c in np.flatnonzero(scores >= self.settings.threshold).tolist():
                     span = tube.spans.setdefault(c, [max(time - self.hold, tube.since), 0.0, 0.0, 0])
                     span[1:] = time + self.hold, span[2] + scores[c], span[3] + 1
@@ -569,6 +573,7 @@ class Tracker:
 class Chunk(NamedTuple):
     """A part of the video of which everything is known."""
 
+    until: float                                             # seconds
     frames: list[tuple[Frame, list[Seen]]]
     detections: list[Detection]
     spans: list[Span]                                        # that ended
@@ -583,7 +588,8 @@ def look(keyframes: list[Step], words: Words, people, clock: Clock) -> list[tupl
     busy = [i for i, b in enumerate(boxes) if len(b)]            # a clip without people is not encoded
     if busy:
         with clock.on("actions"):
-            found = words.score(np.stack([keyframes[i].clip for i in busy]), [torch.from_numpy(boxes[i]) for i in busy])
+            clips = np.stack([keyframes[i].clip for i in busy])
+            found = words.score(clips, [torch.from_numpy(boxes[i]) for i in busy])
         for i, part in zip(busy, found):
             scores[i] = part
     return list(zip(boxes, scores))
@@ -617,7 +623,7 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
         ready = []
         while waiting and waiting[0].time < until:
             ready.append((waiting[0], tracker.people_at(waiting.popleft().time)))
-        return Chunk(ready, *tracker.release(until))
+        return Chunk(min(until, source.end), ready, *tracker.release(until))
 
     with closing(in_thread(steps(source, times, words, boxes_at is None, draw, clock, stop), ahead=2)) as stream:
         for step in stream:
@@ -642,8 +648,8 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
     yield chunk(inf)
 
 
-def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector="fasterrcnn_resnet50_fpn_v2",
-           detector_weights=None, device: str | None = None, **settings) -> Iterator[Detection]:
+def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=DETECTOR, detector_weights=None,
+           device: str | None = None, **settings) -> Iterator[Detection]:
     """Who does what, when and where: a Detection for every person on every keyframe, in order of time.
 
     video: a file, a folder of numbered frames, an address. actions: words, or "wave: waving | hand wave".
@@ -661,7 +667,8 @@ def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=
     if boxes_at is None:
         detector = build_detector(detector, detector_weights, device)
     stop = threading.Event()
-    with closing(in_thread(analyse(source, words, settings, detector, boxes_at, False, Clock(), stop), ahead=1)) as chunks:
+    chunks = in_thread(analyse(source, words, settings, detector, boxes_at, False, Clock(), stop), ahead=1)
+    with closing(chunks):
         try:
             for chunk in chunks:
                 yield from chunk.detections
@@ -682,125 +689,99 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def person_colour(track: int) -> tuple[int, int, int]:
-    """Colours of successive tracks lie far apart on the colour circle."""
-    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb((track - 1) * 0.618 % 1, 0.7, 1.0))
-
-
-def ink_on(colour: tuple[int, int, int]) -> str:
-    return "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 120 else "white"
-
-
-def text_size(lines: list[str], font) -> tuple[int, int]:
-    """(width, height) in pixels of lines of text, a small margin included."""
-    return round(max(font.getlength(line) for line in lines) + font.size * 0.5), round(len(lines) * font.size * 1.2 + 2)
+def colour_of(number: int, saturation: float = 0.7) -> tuple[int, int, int]:
+    """RGB; successive numbers lie far apart on the colour circle."""
+    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(number * 0.618 % 1, saturation, 1.0))
 
 
 def overlaps(a, b) -> bool:
+    """Whether two rectangles (x1, y1, x2, y2) share a pixel."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def draw_people(rgb: np.ndarray, people: list[Seen], names: list[str], settings: Settings) -> np.ndarray:
-    """The picture (H, W, 3) uint8 with each person's box, track id and best words above the threshold, and a legend."""
+    """The picture (H, W, 3) uint8 with each person's box, track id and best words, and the legend below."""
     image = Image.fromarray(rgb)
     canvas, (W, H) = ImageDraw.Draw(image), image.size
-    font = font_of(max(11, round(min(W, H) / 30)))
-    line = max(2, round(min(W, H) / 240))
+    size, thick = max(11, round(min(W, H) / 30)), max(2, round(min(W, H) / 240))
+    font = font_of(size)
+
+    def label_size(lines: list[str]) -> tuple[int, int]:
+        return round(max(map(font.getlength, lines)) + size / 2), round(len(lines) * size * 1.2 + 2)
 
     head, shown = f"{settings.score} >= {settings.threshold:g}: ", len(names)
     legend = head + " · ".join(names)
     while font.getlength(legend) > 0.96 * W and shown > 1:
         shown -= 1
         legend = head + " · ".join(names[:shown]) + f" · {len(names) - shown} more"
-    width, height = text_size([legend], font)
-    taken = [(0, H - height, width, H)]
-    shade = Image.new("RGB", (width, height), "black")
-    image.paste(Image.blend(image.crop(taken[0]), shade, 0.6), taken[0])
-    canvas.text((font.size * 0.25, H - height + 1), legend, "white", font)
+    width, height = label_size([legend])
+    corner = (0, H - height, width, H)
+    image.paste(Image.blend(image.crop(corner), Image.new("RGB", (width, height)), 0.6), corner)
+    canvas.text((size / 4, H - height + 1), legend, "white", font)
 
     boxes = [(person.box * [W, H, W, H]).round().astype(int).tolist() for person in people]
     for person, box in zip(people, boxes):
-        canvas.rectangle(box, outline=person_colour(person.track), width=line)
+        canvas.rectangle(box, outline=colour_of(person.track), width=thick)
+    taken = [corner]
     for person, (x1, y1, x2, y2) in zip(people, boxes):
         best = np.argsort(-person.scores, kind="stable")[:settings.top]
         said = [f"{names[c]} {person.scores[c]:.2f}" for c in best if person.scores[c] >= settings.threshold]
         lines = [f"#{person.track} {said[0]}", *said[1:]] if said else [f"#{person.track}"]
-        width, height = text_size(lines, font)
-        # above the box, below, right, left or inside: the first that covers no other label and the fewest people
-        corners = [(x1, y1 - height), (x1, y2), (x2, y1), (x1 - width, y1), (x1, y1), (x1, y2 - height)]
-        corners = [(min(max(x, 0), max(W - width, 0)), min(max(y, 0), max(H - height, 0))) for x, y in corners]
-        place = min(((x, y, x + width, y + height) for x, y in corners),
-                    key=lambda p: (sum(overlaps(p, other) for other in taken), sum(overlaps(p, box) for box in boxes)))
+        w, h = label_size(lines)
+        # above the box, below, right, left or inside: where it covers no other label and the fewest people
+        corners = [(x1, y1 - h), (x1, y2), (x2, y1), (x1 - w, y1), (x1, y1), (x1, y2 - h)]
+        corners = [(min(max(x, 0), max(W - w, 0)), min(max(y, 0), max(H - h, 0))) for x, y in corners]
+        place = min(((x, y, x + w, y + h) for x, y in corners),
+                    key=lambda p: (sum(overlaps(p, label) for label in taken), sum(overlaps(p, box) for box in boxes)))
         taken.append(place)
-        colour = person_colour(person.track)
-        canvas.rectangle(place, fill=colour)
-        canvas.multiline_text((place[0] + font.size * 0.25, place[1] + 1), "\n".join(lines), ink_on(colour), font,
-                              spacing=font.size * 0.2)
+        ink = "black" if np.dot(colour_of(person.track), (0.299, 0.587, 0.114)) > 120 else "white"
+        canvas.rectangle(place, fill=colour_of(person.track))
+        canvas.multiline_text((place[0] + size / 4, place[1] + 1), "\n".join(lines), ink, font, spacing=size / 5)
     return np.asarray(image)
 
 
 def draw_timeline(path, title: str, spans: list[Span], tracks: list[tuple[int, float, float]], names: list[str],
                   seconds: float) -> None:
-    """A PNG: a row for each person (track, first, last second), its actions as coloured spans over time, names in full.
+    """A PNG: a row for each person (track, first and last second), a lane in it for each of their actions.
 
     Beyond 60 people, those who are longest in the picture.
     """
     shown = sorted(sorted(tracks, key=lambda track: track[1] - track[2])[:60])
     title += f": the {len(shown)} longest of {len(tracks)} people" if len(shown) < len(tracks) else ""
-    font, lane, left, right, top = font_of(15), 22, 110, 1180, 74
-    colours = {name: tuple(round(255 * x) for x in colorsys.hsv_to_rgb(i * 0.618 % 1, 0.55, 0.95))
-               for i, name in enumerate(names)}
-    rows = []                                                    # of one person: lanes of spans that do not overlap
-    for track, *_ in shown:
-        lanes: list[list[Span]] = []
-        for span in sorted((s for s in spans if s.track == track), key=lambda s: s.start):
-            for spans_of_lane in lanes:
-                if spans_of_lane[-1].end <= span.start:
-                    spans_of_lane.append(span)
-                    break
-            else:
-                lanes.append([span])
-        rows.append(lanes)
-    height = top + sum(lane * max(len(lanes), 1) + 8 for lanes in rows) + (0 if rows else 30) + 34
-    image = Image.new("RGB", (1200, height), "white")
-    canvas = ImageDraw.Draw(image)
+    lanes = {track: [name for name in names if any(s.track == track and s.action == name for s in spans)] or [""]
+             for track, *_ in shown}
+    lane, left, right, top = 22, 110, 1180, 48
+    bottom = top + sum(lane * len(actions) + 8 for actions in lanes.values()) + (0 if lanes else lane)
+    image = Image.new("RGB", (1200, bottom + 30), "white")
+    canvas, font = ImageDraw.Draw(image), font_of(15)
     canvas.text((10, 8), title, "black", font_of(18))
+    if not lanes:
+        canvas.text((left, top), "nobody was found", "black", font)
 
     def x_of(second: float) -> float:
-        return left + (right - left) * min(second / max(seconds, 1e-9), 1)
+        return left + (right - left) * min(second / seconds, 1)
 
-    x = 10.0
-    for name in names:
-        width = font.getlength(name) + 30
-        if x + width > 1160 and name != names[-1]:
-            canvas.text((x, 42), "...", "black", font)
-            break
-        canvas.rectangle((x, 44, x + 13, 57), fill=colours[name])
-        canvas.text((x + 18, 42), name, "black", font)
-        x += width
-    tick = next((t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800) if seconds / t <= 14), 3600)
-    for i in range(int(seconds / tick + SOON) + 1):
-        x, at = x_of(i * tick), i * tick
-        canvas.line((x, top - 4, x, height - 26), (215, 215, 215))
+    tick = next((t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900) if seconds / t <= 14), 1800)
+    for at in np.arange(0, seconds + SOON, tick).tolist():
+        canvas.line((x_of(at), top - 4, x_of(at), bottom), (215, 215, 215))
         label = f"{at:g} s" if seconds < 120 else f"{int(at // 60)}:{int(at % 60):02d}"
-        canvas.text((x, height - 22), label, "black", font, anchor="ma")
+        canvas.text((x_of(at), bottom + 6), label, "black", font, anchor="ma")
     y = top
-    for (track, first, last), lanes in zip(shown, rows):
-        bottom = y + lane * max(len(lanes), 1)
-        canvas.rectangle((10, y + 3, 22, y + 15), fill=person_colour(track), outline="black")
+    for track, first, last in shown:
+        canvas.rectangle((10, y + 3, 22, y + 15), fill=colour_of(track), outline="black")
         canvas.text((28, y), f"person {track}", "black", font)
-        canvas.rectangle((x_of(first), y, x_of(last), bottom), fill=(238, 238, 238))
-        for i, spans_of_lane in enumerate(lanes):
-            for span in spans_of_lane:
-                x1, x2, above = x_of(span.start), x_of(span.end), y + i * lane
-                canvas.rectangle((x1, above + 1, max(x2, x1 + 2), above + lane - 2), fill=colours[span.action])
-                text = f"{span.action} {span.score:.2f}"
-                text = text if font.getlength(text) < x2 - x1 - 6 else span.action
-                if font.getlength(text) < x2 - x1 - 6:
-                    canvas.text((x1 + 4, above + 1), text, "black", font)
-        y = bottom + 8
-    if not rows:
-        canvas.text((left, top), "nobody was found", "black", font)
+        canvas.rectangle((x_of(first), y, x_of(last), y + lane * len(lanes[track])), fill=(238, 238, 238))
+        for action in lanes[track]:
+            for span in (s for s in spans if s.track == track and s.action == action):
+                x1, x2 = x_of(span.start), x_of(span.end)
+                colour = colour_of(names.index(action), 0.45)
+                canvas.rectangle((x1, y + 1, max(x2, x1 + 2), y + lane - 2), fill=colour)
+                for text in (f"{action} {span.score:.2f}", action):      # the longest that fits
+                    if font.getlength(text) < x2 - x1 - 6:
+                        canvas.text((x1 + 4, y + 1), text, "black", font)
+                        break
+            y += lane
+        y += 8
     with replacing(path, binary=True) as file:
         image.save(file, "PNG")
 
@@ -808,7 +789,7 @@ def draw_timeline(path, title: str, spans: list[Span], tracks: list[tuple[int, f
 # ---------------------------------------------------------------- what is written
 
 class Film:
-    """The annotated MP4. It can be played up to a few seconds before the end even if this process is killed."""
+    """The annotated MP4. Even if this process is killed, what was written until 2 seconds before can be played."""
 
     def __init__(self, path: Path, source: Source, settings: Settings):
         self.path, self.source, self.settings = path, source, settings
@@ -816,12 +797,13 @@ class Film:
 
     def open(self, width: int, height: int) -> None:
         # fragments while it is written, an ordinary file once it is closed
-        self.container = av.open(str(self.path), "w", format="mp4", options={"movflags": "hybrid_fragmented", "flush_packets": "1"})
+        self.container = av.open(str(self.path), "w", format="mp4",
+                                 options={"movflags": "hybrid_fragmented", "flush_packets": "1"})
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self.video = self.container.add_stream(codec, rate=self.source.rate)
         self.video.width, self.video.height, self.video.pix_fmt = width, height, "yuv420p"
         self.video.codec_context.time_base = Fraction(1, TICKS)
-        self.video.codec_context.gop_size = max(round(2 * self.source.rate), 1)            # a fragment every 2 seconds
+        self.video.codec_context.gop_size = max(round(2 * self.source.rate), 1)      # a fragment: 2 s
         self.video.options = {"preset": "veryfast", "crf": "20", "bf": "0"} if codec == "libx264" else {"q:v": "4"}
         if self.source.files is None and not self.source.live:
             self.sound = self.hear()
@@ -837,7 +819,7 @@ class Film:
                 if frame is not None:                            # the first frame of the picture is at 0
                     frame.pts = (frame.pts or 0) - round(self.source.start / frame.time_base)
                 for packet in encoder.encode(frame) if frame is None or frame.pts >= 0 else []:
-                    if packet.pts >= 0:                          # AAC begins with a packet that only primes the decoder
+                    if packet.pts >= 0:                          # AAC's first packet only primes the decoder
                         yield packet
 
     def add(self, frame: Frame, people: list[Seen], names: list[str]) -> None:
@@ -870,19 +852,20 @@ class Results:
     """The text files of one video; every row is on disk as soon as it is final."""
 
     def __init__(self, out: Path, name: str, source: Source, words: Words, settings: Settings, as_json: bool):
-        self.names, self.spans, self.tracks, self.keyframes = words.names, [], [], 0
-        self.files = ExitStack()
+        self.spans, self.tracks, self.detections = [], [], 0
+        self.files = ExitStack()             # opened with whole lines as the unit of writing
         self.rows = csv.writer(self.open(out / f"{name}.csv"), lineterminator="\n")
         self.span_rows = csv.writer(self.open(out / f"{name}_spans.csv"), lineterminator="\n")
         self.span_rows.writerow(["track", "action", "start", "end", "mean_score"])
         write_label_map(out / f"{name}.pbtxt", dict(enumerate(words.names, 1)))
-        self.json, self.detections = self.open(out / f"{name}.json") if as_json else None, 0
+        self.json = self.open(out / f"{name}.json") if as_json else None
         if self.json:
-            head = {"video": source.name, "actions": words.names, "score": settings.score, "threshold": settings.threshold}
+            head = {"video": source.name, "actions": words.names, "score": settings.score,
+                    "threshold": settings.threshold}
             self.json.write(json.dumps(head)[:-1] + ',\n"detections": [')
 
     def open(self, path: Path):
-        return self.files.enter_context(open(path, "w", newline="", encoding="utf-8", buffering=1))   # whole lines
+        return self.files.enter_context(open(path, "w", newline="", encoding="utf-8", buffering=1))
 
     def add(self, chunk: Chunk) -> None:
         for seen in chunk.detections:
@@ -894,7 +877,7 @@ class Results:
                 self.json.write(("," if self.detections else "") + "\n" + json.dumps(record))
             self.detections += 1
         for span in chunk.spans:
-            self.span_rows.writerow([span.track, span.action, f"{span.start:.3f}", f"{span.end:.3f}", f"{span.score:.4f}"])
+            self.span_rows.writerow([span.track, span.action, *(f"{x:.3f}" for x in span[2:4]), f"{span.score:.4f}"])
         self.spans += chunk.spans
         self.tracks += [(tube.track, tube.since, tube.until) for tube in chunk.tracks]
 
@@ -929,28 +912,28 @@ def watch(video: str, name: str, out: Path, words: Words, settings: Settings, de
         mark.touch()
         results = Results(out, name, source, words, settings, as_json)
         movie = Film(out / f"{name}.mp4", source, settings)
-    bar = tqdm(total=source.duration and round(source.duration, 1), unit=" video s", desc=name, disable=quiet,
-               dynamic_ncols=True, bar_format="{l_bar}{bar}| {n:.1f}/{total} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-               if source.duration else None)
+    shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+    bar = tqdm(total=source.duration, unit=" video s", desc=name, disable=quiet, dynamic_ncols=True,
+               bar_format=shape if source.duration else None)
     try:
-        with closing(in_thread(analyse(source, words, settings, detector, boxes_at, film, clock, stop), ahead=1)) as chunks:
+        chunks = in_thread(analyse(source, words, settings, detector, boxes_at, film, clock, stop), ahead=1)
+        with closing(chunks):
             for chunk in chunks:
                 with clock.on("drawing"), writing(movie.path):
                     for frame, people in chunk.frames:
                         movie.add(frame, people, words.names)
                         clock.drawn += 1
                     results.add(chunk)
-                if chunk.detections or chunk.frames:
-                    now = chunk.frames[-1][0].time if chunk.frames else chunk.detections[-1].time
-                    bar.set_postfix_str(f"slowest: {clock.slowest()}", refresh=False)
-                    bar.update(max(now - bar.n, 0))
+                bar.set_postfix_str(f"slowest: {clock.slowest()}", refresh=False)
+                bar.update(max(min(chunk.until, source.duration or inf) - bar.n, 0))
     finally:
         bar.close()
         with writing(movie.path):
-            movie.close()
             results.close(source.end)
+            movie.close()
     with writing(out):
-        draw_timeline(out / f"{name}_timeline.png", Path(video).name, results.spans, results.tracks, words.names, source.end)
+        draw_timeline(out / f"{name}_timeline.png", Path(video).name, results.spans, results.tracks, words.names,
+                      source.end)
     report(source, results, boxes_at, clock, out / name)
     if not stop.is_set() or source.live:                         # a camera's video ends when one ends it
         mark.unlink()
@@ -997,8 +980,8 @@ def find_videos(patterns: list[str]) -> list[str]:
 
 
 def output_names(videos: list[str]) -> list[str]:
-    """A name for each video's files: its stem, after its folder's name where stems are equal, numbered if that is too."""
-    paths = [Path(re.sub(r"[^\w.-]+", "_", video)) if is_address(video) else Path(os.path.abspath(video)) for video in videos]
+    """A name for each video's files: its stem; where stems are equal, with its folder's name, or else a number."""
+    paths = [Path(re.sub(r"[^\w.-]+", "_", v) if is_address(v) else os.path.abspath(v)) for v in videos]
     stems = [path.name if path.is_dir() else path.stem for path in paths]
     names = [stem if stems.count(stem) == 1 else f"{path.parent.name}_{stem}" for path, stem in zip(paths, stems)]
     return [name if names.count(name) == 1 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)]
@@ -1009,48 +992,57 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     default = Settings()
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders of numbered frames, globs, or the "
                         "address of a stream or camera (rtsp://..., /dev/video0)")
+
     group = parser.add_argument_group("words and model")
     group.add_argument("--actions", nargs="+", default=[], metavar="WORD",
                        help="what to look for, in any words; 'wave: waving a hand | hand wave' averages phrasings")
-    group.add_argument("--actions-file", metavar="FILE", help="the same, one a line; lines that begin with # are comments")
-    group.add_argument("--ckpt", default="ViT-B/16", help="a checkpoint of train_finetune.py (best) or train_align.py, "
-                       "ViCLIP's official weights (a file or Hub id), or an architecture's name for these")
+    group.add_argument("--actions-file", metavar="FILE", help="the same, one a line; # begins a comment line")
+    group.add_argument("--ckpt", default="ViT-B/16",
+                       help="a checkpoint of train_finetune.py (best) or train_align.py, ViCLIP's official weights (a "
+                            "file or Hub id), or an architecture's name for these")
     for name, kind, text in (("beta", float, "fusion ratio, Eq. 2: 1 is region only, 0 global only"),
                              ("frames", int, "T"), ("stride", int, "frames from one of a clip to the next"),
                              ("short-side", int, "of the clip's frames, pixels")):
         group.add_argument(f"--{name}", type=kind, help=f"{text}; by default the checkpoint's")
+
     group = parser.add_argument_group("people")
-    group.add_argument("--detector", default="fasterrcnn_resnet50_fpn_v2", help="torchvision's name, or toy")
-    group.add_argument("--detector-weights", help="a file; by default torchvision's COCO weights, downloaded once")
-    group.add_argument("--proposals", metavar="CSV", help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; "
-                       "seconds) in place of the detector; its keyframes are then the keyframes")
-    group.add_argument("--person-score", type=float, default=default.person_score, help="of the detector, to count as a person")
-    group.add_argument("--every", type=float, default=default.every, help="seconds between keyframes; half of it is a "
-                       "slower, finer answer")
-    group.add_argument("--gap", type=float, default=default.gap, help="seconds unseen after which a person is a new one")
-    group.add_argument("--link-iou", type=float, default=default.link_iou, help="overlap with the keyframe before that "
-                       "makes a box the same person; lower for fast people")
+    group.add_argument("--detector", default=DETECTOR, help="one of detect_humans.py")
+    group.add_argument("--detector-weights", metavar="FILE", help="by default its COCO weights, downloaded once")
+    group.add_argument("--proposals", metavar="CSV",
+                       help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; seconds) in place of the "
+                            "detector; its keyframes are then the keyframes")
+    group.add_argument("--person-score", type=float, default=default.person_score,
+                       help="what the detector must be sure of to count a person")
+    group.add_argument("--every", type=float, default=default.every,
+                       help="seconds between keyframes; half of it is a slower, finer answer")
+    group.add_argument("--gap", type=float, default=default.gap,
+                       help="seconds unseen after which a person is a new one")
+    group.add_argument("--link-iou", type=float, default=default.link_iou,
+                       help="overlap with the keyframe before that makes a box the same person; lower for fast people")
+
     group = parser.add_argument_group("scores")
     group.add_argument("--score", choices=["calibrated", "sigmoid"], default=default.score, help="see above")
-    group.add_argument("--threshold", type=float, default=default.threshold, help="a word from this score on is drawn, "
-                       "summed up and a span; the CSV has all scores")
+    group.add_argument("--threshold", type=float, default=default.threshold,
+                       help="a word from this score on is drawn, summed up and a span; the CSV has all scores")
     group.add_argument("--background", nargs="+", default=default.background, metavar="TEXT",
                        help="whole prompts that stand for none of the words")
-    group.add_argument("--smooth", type=int, default=default.smooth, help="keyframes of a tube that a score is the mean of, "
-                       "odd; 1 is off")
+    group.add_argument("--smooth", type=int, default=default.smooth,
+                       help="keyframes of a tube that a score is the mean of, odd; 1 is off")
+
     group = parser.add_argument_group("output")
     group.add_argument("--out", default="runs/actions", help="folder")
     group.add_argument("--json", action="store_true", help="all of it in one JSON file, too")
     group.add_argument("--top", type=int, default=default.top, help="words drawn beside a person at most")
     group.add_argument("--no-video", action="store_true", help="only tables and the timeline: faster")
-    group.add_argument("--skip-existing", action="store_true", help="leave out videos whose files are complete under --out")
+    group.add_argument("--skip-existing", action="store_true", help="leave out videos that are complete under --out")
     group.add_argument("--max-seconds", type=float, help="stop there; for streams and first looks")
     group.add_argument("--fps", type=float, default=default.fps, help="of folders of frames")
+
     group = parser.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
-    group.add_argument("--amp", action="store_true", help="compute in bfloat16 where it is safe; weights stay float32")
-    group.add_argument("--batch-size", type=int, default=default.batch_size, help="keyframes at once; more is faster on a "
-                       "GPU, and holds more frames")
+    group.add_argument("--amp", action="store_true", help="compute in bfloat16 where it is safe")
+    group.add_argument("--batch-size", type=int, default=default.batch_size,
+                       help="keyframes at once; more is faster on a GPU, and holds more frames")
     args = parser.parse_args(argv)
     args.actions = args.actions + (read_actions(args.actions_file) if args.actions_file else [])
     if not args.actions:
@@ -1094,7 +1086,8 @@ def main(argv: list[str] | None = None) -> int:
     broken = []
     with stop_on_signal() as stop:
         for video, name, boxes_at in jobs:
-            if args.skip_existing and (out / f"{name}_timeline.png").exists() and not (out / f"{name}.unfinished").exists():
+            begun, unfinished = (out / f"{name}{end}" for end in (".csv", ".unfinished"))
+            if args.skip_existing and begun.exists() and not unfinished.exists():
                 print(f"{video}: complete, skipped")
                 continue
             if stop.is_set():

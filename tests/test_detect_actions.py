@@ -90,7 +90,7 @@ def outline(track: int, picture: np.ndarray, box) -> bool:
     height, width = picture.shape[:2]
     y, x = round(box[3] * height), round((box[0] + box[2]) / 2 * width)
     patch = picture[max(y - 2, 0):y + 2, max(x - 2, 0):x + 3].reshape(-1, 3).astype(int)
-    return bool((np.abs(patch - detect_actions.person_colour(track)).sum(axis=1) < 150).any())
+    return bool((np.abs(patch - detect_actions.colour_of(track)).sum(axis=1) < 150).any())
 
 
 @pytest.fixture(scope="session")
@@ -369,7 +369,7 @@ def test_two_people_give_boxes_tracks_spans_a_timeline_and_pictures_that_show_th
         pixels = np.asarray(picture)
         assert picture.width == 1200
     for track in (1, 2):
-        assert (pixels[:, 10:23] == detect_actions.person_colour(track)).all(axis=2).any()
+        assert (pixels[:, 10:23] == detect_actions.colour_of(track)).all(axis=2).any()
     assert not list(out.glob("*.unfinished")) and not list(out.glob("*.part"))
 
 
