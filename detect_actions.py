@@ -68,7 +68,7 @@ from evaluate import replacing, write_label_map
 BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors", "a photo of a person",
               "a person doing nothing", "people")
 DETECTOR = "fasterrcnn_resnet50_fpn_v2"
-CUT = 40                         # mean change of grey, of 255, from one frame to the next that is a new scene
+CUT = 15, 3                      # a new scene: mean change of grey (of 255) from frame to frame, and times the usual
 DRAWN = 240, 1080                # smallest and largest short side of the annotated video, pixels
 TICKS = 60_000                   # a second in the MP4: whole ticks for 24, 25, 30, 60 and 30000/1001 frames
 BREAK = 60.0                     # seconds; time stamps that jump further, or back, are a broken clock
@@ -356,7 +356,7 @@ def steps(source: Source, times: Iterator[float], words: Words, images: bool, dr
     before, after = T // 2 * stride, (T - 1 - T // 2) * stride
     window: deque = deque(maxlen=before + 1 + max(after, 1))     # the newest frames, scaled for the encoder
     due: deque = deque()                                         # keyframes whose clip is not complete
-    fresh, cuts, picture, grey = [], [], None, None
+    fresh, cuts, picture, grey, usual = [], [], None, None, 0.0
     place, now, moment = -1, 0.0, next(times, inf)               # of the newest frame; of the next keyframe
     frames, reformatter = iter(source), VideoReformatter()
 
@@ -387,8 +387,11 @@ def steps(source: Source, times: Iterator[float], words: Words, images: bool, dr
                 if short > DRAWN[1]:
                     frame = reformatter.reformat(frame, *scaled_size(frame.width, frame.height, DRAWN[1], 2))
                 old, grey = grey, small[::8, ::8].mean(axis=2)
-                if old is not None and np.abs(grey - old).mean() > CUT:
+                change = 0.0 if old is None else float(np.abs(grey - old).mean())
+                usual = change if place < 1 else usual           # of the last few frames; a shaking camera's is high
+                if change > CUT[0] and change > CUT[1] * usual:
                     cuts.append(following)
+                usual += 0.2 * (change - usual)
                 window.append(small)
                 place, now, picture = place + 1, following, frame
                 if draw:
