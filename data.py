@@ -200,7 +200,8 @@ class VideoReader:
     def clip_at(self, second: float, frames: int = 8, stride: int = 1) -> np.ndarray:
         """As clip(), around the frame that is on screen `second` seconds after the video's first frame."""
         if self.stream.codec_context.has_b_frames and self.container.format.name == "avi":
-            return self.clip(math.floor(second * self.second / self.frame + 1e-6), frames, stride)
+            last = self.stream.frames - 1 if self.stream.frames else math.inf
+            return self.clip(min(math.floor(second * self.second / self.frame + 1e-6), last), frames, stride)
         target = self.start + second * self.second
         before, after = frames // 2 * stride, (frames - 1 - frames // 2) * stride
         margin = 1.5
@@ -877,7 +878,7 @@ def write_proposals(path, annotations: Annotations, proposals: Proposals) -> Non
     with open(part, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         for v, k, box, score in zip(proposals.video, proposals.keyframe, proposals.box, proposals.score):
-            writer.writerow([annotations.videos[v], f"{k + first:g}", *(f"{x:.5f}" for x in box), "", f"{score:.6f}"])
+            writer.writerow([annotations.videos[v], np.format_float_positional(k + first, trim="-"), *(f"{x:.5f}" for x in box), "", f"{score:.6f}"])
     os.replace(part, path)
 
 

@@ -1,20 +1,22 @@
 """Stage 0, people on keyframes: the boxes that all the other stages stand on.
 
-Enter the keyframes of any dataset, or plain videos, leaves a proposals CSV: every box that may be a person,
-with its score; the threshold is chosen where the file is used (--score: 0.3 for UCF-JHMDB, 0.8 for AVA).
-The detectors are torchvision's, trained on COCO. The paper finetunes its detector (DINO) on the
-annotated frames of UCF101-24; --finetune does so with any of these, on the training boxes of any dataset.
+Enter the keyframes of any dataset, or plain videos, leaves a proposals CSV: every box that may be a
+person, with its score; the threshold is chosen where the file is used (--score: 0.3 for UCF-JHMDB, 0.8
+for AVA). The detectors are torchvision's, trained on COCO. The paper finetunes its detector (DINO) on
+the annotated frames of UCF101-24; --finetune does so with any of these, on any dataset's training boxes.
 
-    python detect_humans.py film.mp4 --every 1 --out proposals.csv
-    torchrun --nproc_per_node 8 detect_humans.py --dataset ucf101-24 --data DIR --finetune --out runs/humans
-    torchrun --nproc_per_node 8 detect_humans.py --dataset ucf101-24 --data DIR --detector-weights runs/humans/last.pt --out P.csv
-    python detect_humans.py --dataset ava --data DIR --measure proposals.csv      # any detector's boxes against the truth
+    torchrun --nproc_per_node 8 detect_humans.py --finetune --dataset ucf101-24 --data DIR --out runs/humans
+    python detect_humans.py --dataset ucf101-24 --data DIR --detector-weights runs/humans/last.pt --out test.csv
+    (the same with --split train --out train.csv: for train_finetune.py --proposals train.csv)
+    python detect_humans.py film.mp4 --every 1 --out film.csv
+    python detect_humans.py --dataset ava --data DIR --measure P.csv     # any detector's boxes against the truth
+
+While detecting, --batch-size is the frames that each process sees at once; less where memory is short.
 """
 
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,7 @@ from data import Annotations, Proposals
 from evaluate import box_report
 
 DEFAULT = "fasterrcnn_resnet50_fpn_v2"
-# optimiser and learning rate for 16 frames a step: those that torchvision trained them with on COCO; the toy's are ours
+# optimiser and learning rate of torchvision's detection recipe, for 16 frames a step; the toy's are ours
 RECIPES = {DEFAULT: ("sgd", 0.02), "fasterrcnn_mobilenet_v3_large_fpn": ("sgd", 0.02),
            "fasterrcnn_mobilenet_v3_large_320_fpn": ("sgd", 0.02), "retinanet_resnet50_fpn_v2": ("sgd", 0.01),
            "fcos_resnet50_fpn": ("sgd", 0.01), "toy": ("adamw", 2e-3)}
@@ -46,7 +48,7 @@ SCORES = (LOW_SCORE, 0.3, 0.5, 0.8)      # thresholds that are measured: 0.3 and
 # ---------------------------------------------------------------- the detector
 
 def toy_detector(classes: int, channels: int = 64) -> FCOS:
-    """FCOS on a few convolutions: people of 12 pixels and more on frames of 48 to 96, trained in half a minute on a CPU."""
+    """FCOS on a few convolutions, for people of 12 pixels and more on frames of 48 to 96."""
     def layer(enter: int, leave: int, stride: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(enter, leave, 3, stride, 1, bias=False), nn.GroupNorm(8, leave), nn.ReLU())
 
@@ -147,23 +149,25 @@ def detect_frames(detector: nn.Module, frames) -> list[tuple[np.ndarray, np.ndar
 
 # ---------------------------------------------------------------- keyframes in, proposals out
 
-def table_of_videos(paths: list[str], every: float) -> Annotations:
-    """Plain videos as a table without boxes: a keyframe at their first frame, and each `every` seconds from there."""
+def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[str]]:
+    """Plain videos as a table without boxes, and why any are left out.
+
+    A video has a keyframe at its first frame, and each `every` seconds from there.
+    """
     if every <= 0:
         raise ValueError(f"--every {every:g}: give the seconds between keyframes, more than 0")
-    times, unreadable = [], 0
+    times, unreadable = [], []
     for path in paths:
         try:
             times.append(np.arange(0, max(last_second(path), 0) + 1e-6, every))
         except ValueError as error:
-            print(f"left out: {error}", file=sys.stderr)
             times.append(np.zeros(0))
-            unreadable += 1
-    if unreadable == len(paths):
-        raise ValueError(f"none of the {len(paths)} videos can be read")
+            unreadable.append(str(error))
+    if len(unreadable) == len(paths):
+        raise ValueError(f"none of {len(paths)} videos can be read: {'; '.join(unreadable[:5])}")
     video = np.repeat(np.arange(len(paths)), [len(t) for t in times])
     return data.make_annotations(paths, [], video, np.concatenate(times), np.zeros((len(video), 4)),
-                                 np.full(len(video), -1), unit="second", files=paths)
+                                 np.full(len(video), -1), unit="second", files=paths), unreadable
 
 
 def last_second(path: str) -> float:
@@ -172,9 +176,11 @@ def last_second(path: str) -> float:
     if isinstance(reader, data.FolderReader):
         return (len(reader.files) - 1) / reader.fps
     index = data.packet_index(path)
-    if index is None:                                        # frames that packets do not tell apart
-        return float((reader.stream.frames - 1) * reader.frame / reader.second)
-    return float((index[0][-1] - index[0][0]) / reader.second)
+    if index is not None:
+        return float((index[0][-1] - index[0][0]) / reader.second)
+    if not reader.container.duration:                        # a bare stream of packets without times
+        raise ValueError(f"{path}: does not say how long it is; put it in an .mp4 first")
+    return reader.container.duration / 1e6 - float(reader.frame / reader.second)
 
 
 def keyframe_batches(table: Annotations, batch_size: int) -> list[list[int]]:
@@ -211,15 +217,18 @@ def people_on(table: Annotations, batches: list[list[int]], detector: nn.Module,
 
 def as_proposals(table: Annotations, found: list) -> Proposals:
     """Rows of [place, boxes, scores], in order, as proposals."""
-    row = np.repeat(table.keyframe_starts()[[place for place, *_ in found] or slice(0)],
-                    [len(scores) for *_, scores in found] or 0)
-    return Proposals(table.video[row], table.keyframe[row],
-                     np.concatenate([np.zeros((0, 4))] + [np.reshape(boxes, (-1, 4)) for _, boxes, _ in found]).astype(np.float32),
-                     np.concatenate([np.zeros(0)] + [scores for *_, scores in found]).astype(np.float32))
+    place = np.array([place for place, *_ in found], int)
+    row = np.repeat(table.keyframe_starts()[place], np.array([len(scores) for *_, scores in found], int))
+    box = np.concatenate([np.zeros((0, 4))] + [np.reshape(boxes, (-1, 4)) for _, boxes, _ in found])
+    score = np.concatenate([np.zeros(0)] + [scores for *_, scores in found])
+    return Proposals(table.video[row], table.keyframe[row], box.astype(np.float32), score.astype(np.float32))
 
 
 def open_part(path: Path, settings: dict, resume: bool):
-    """A process's file of finished batches, ready for the next, and how many it holds; a JSON line each, after the settings'."""
+    """A process's file of finished batches, ready for the next one, and how many it holds.
+
+    The settings are its first line, each batch is a line of JSON.
+    """
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     lines = [line for line in lines if line.endswith(b"\n")]                   # a kill may have cut the last one
     if lines and not resume:
@@ -240,20 +249,25 @@ def detect(args: argparse.Namespace) -> Path:
     if out.exists():
         if not args.resume:
             raise ValueError(f"{out}: is already there; choose another --out, or delete it")
+        print(f"{out}: is already complete")
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
 
-    table = table_of_videos(args.videos, args.every) if args.videos else data.read_dataset(**vars(args))
-    missing = sum(not file for file in table.files)
-    table = table.on_disk()
+    if args.videos:
+        table, left_out = table_of_videos(args.videos, args.every)
+    else:
+        table = data.read_dataset(**vars(args))
+        left_out = [f"{video}: not on disk" for video, file in zip(table.videos, table.files) if not file]
+        table = table.on_disk()
     batches = keyframe_batches(table, args.batch_size)
+    torch.manual_seed(args.seed)                             # of random weights: alike in all processes, and after a kill
     detector = build_detector(args.detector, args.detector_weights, process.device, args.amp)
 
     mine = share(batches, process)
     settings = engine.plain(args) | {"processes": process.world, "keyframes": sum(map(len, batches))}
     file, done = open_part(out.with_name(f"{out.name}.{process.rank}.part"), settings, args.resume)
     with file, tqdm(total=sum(map(len, mine)), initial=sum(map(len, mine[:done])), unit="frame", dynamic_ncols=True,
-                    disable=not process.is_main) as bar:
+                    disable=None if process.is_main else True) as bar:
         for batch, (found, bad) in zip(mine[done:], people_on(table, mine[done:], detector, args.workers)):
             line = {"people": [[place, boxes.tolist(), scores.tolist()] for place, boxes, scores in found], "bad": bad}
             file.write(json.dumps(line).encode() + b"\n")
@@ -263,41 +277,47 @@ def detect(args: argparse.Namespace) -> Path:
     process.gather(None)                                     # all parts are written
     if process.is_main:
         parts = [out.with_name(f"{out.name}.{rank}.part") for rank in range(process.world)]
-        lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()[1:]]
-        found = [people for line in lines for people in line["people"]]
-        if batches and not found:
-            raise ValueError(f"no keyframe can be read; the first: {lines[0]['bad'][0]}")
-        proposals = as_proposals(table, found)
-        data.write_proposals(out, table, proposals)
-        for part in parts:
-            part.unlink()
-        print_summary(out, table, proposals, [line["bad"][0] for line in lines if line["bad"]],
-                      sum(map(len, batches)) - len(found), missing)
+        join_parts(parts, out, table, batches, left_out)
     return out
 
 
-def print_summary(out: Path, table: Annotations, proposals: Proposals, bad: list[str], unread: int, missing: int) -> None:
-    print(f"{out}: {len(proposals.video)} boxes of score {LOW_SCORE} and more on {len(table.keyframe_starts()) - 1} keyframes "
-          f"of {len(np.unique(table.video))} videos")
-    nobody = np.setdiff1d(table.video, proposals.video)
-    if len(nobody):
-        print(f"nobody found in {len(nobody)} videos: {', '.join(table.videos[v] for v in nobody[:5])}"
-              + (", ..." if len(nobody) > 5 else ""))
-    if missing:
-        print(f"left out: {missing} videos that are not on disk")
-    if unread:
-        print(f"left out: {unread} keyframes that cannot be read: {'; '.join(bad[:5])}" + ("; ..." if len(bad) > 5 else ""))
+def join_parts(parts: list[Path], out: Path, table: Annotations, batches: list[list[int]], left_out: list[str]) -> None:
+    """Write the CSV from the part files in their order, remove them, and say what was found and what was not."""
+    lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()[1:]]
+    found = [people for line in lines for people in line["people"]]
+    unread: dict[int, str] = {}                              # video -> why its first frame that is missing is missing
+    video = table.video[table.keyframe_starts()[:-1]]
+    for batch, line in zip(batches, lines):
+        if line["bad"]:
+            unread.setdefault(int(video[batch[0]]), line["bad"][0])
+    if batches and not found:
+        raise ValueError(f"no keyframe can be read; the first: {lines[0]['bad'][0]}")
+    proposals = as_proposals(table, found)
+    data.write_proposals(out, table, proposals)
+    for part in parts:
+        part.unlink()
+
+    seen = np.unique(video[[place for place, *_ in found]])
+    print(f"{out}: {len(proposals.video)} boxes of score {LOW_SCORE} and more on {len(found)} keyframes of {len(seen)} videos")
+    print_some("nobody found in {} videos", [table.videos[v] for v in np.setdiff1d(seen, proposals.video)])
+    print_some("left out {} videos", left_out)
+    print_some(f"left out {sum(map(len, batches)) - len(found)} keyframes of {{}} videos", [*unread.values()])
     if table.box.any():
         print_measures(measure(table, proposals))
+
+
+def print_some(title: str, lines: list[str]) -> None:
+    if lines:
+        print(title.format(len(lines)) + ": " + "; ".join(lines[:5]) + ("; ..." if len(lines) > 5 else ""))
 
 
 # ---------------------------------------------------------------- measuring
 
 def measure(truth: Annotations, proposals: Proposals) -> dict:
-    """How well boxes find the annotated people: AP at IoU 0.5 and its mean over 0.5:0.95, and recall and more by score.
+    """How well boxes find the annotated people: "ap50", AP at IoU 0.5, and "ap", its mean over 0.5:0.95.
 
-    "at": for each threshold of SCORES the share of people found at IoU 0.5, the share of boxes that
-    are people, and boxes per keyframe.
+    "at": for each threshold of SCORES, at IoU 0.5, recall (the share of people that a box finds),
+    precision (the share of boxes that find one) and boxes per keyframe.
     """
     keyframes, at = len(truth.keyframe_starts()) - 1, {}
     for score in SCORES:
@@ -335,7 +355,8 @@ class Keyframes(torch.utils.data.Dataset):
         place, seed = item
         found, name = self.clips[place], self.clips.name(place)
         if "bad" in found:
-            return {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4), "name": name, "bad": found["bad"]}
+            return {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4), "name": name,
+                    "bad": found["bad"]}
         image, boxes = found["video"][0], found["boxes"]
         if np.random.default_rng(seed).random() < 0.5:
             x1, y1, x2, y2 = boxes.unbind(1)
@@ -349,20 +370,20 @@ def as_batch(items: list) -> list[list]:
 
 
 def one_class(detector: nn.Module) -> nn.Module:
-    """A detector of people alone that begins as a COCO detector: of its classes the background and the person are kept."""
+    """A detector of people alone that begins as one of COCO: of the 91 classes background and person are kept."""
     if detector.classes == 2:
         return detector
     state = detector.state_dict()
     for name, tensor in state.items():
-        if name.startswith("roi_heads.box_predictor.bbox_pred"):                         # class by class, four rows each
+        if name.startswith("roi_heads.box_predictor.bbox_pred"):               # four rows for each class
             state[name] = tensor.unflatten(0, (COCO_CLASSES, 4))[:PERSON + 1].flatten(0, 1)
-        elif name.startswith(("roi_heads.box_predictor.cls_score", "head.classification_head.cls_logits")):   # anchor by anchor
-            state[name] = tensor.unflatten(0, (-1, COCO_CLASSES))[:, :PERSON + 1].flatten(0, 1)
+        elif name.startswith(("roi_heads.box_predictor.cls_score", "head.classification_head.cls_logits")):
+            state[name] = tensor.unflatten(0, (-1, COCO_CLASSES))[:, :PERSON + 1].flatten(0, 1)      # anchor by anchor
     return load(new_detector(detector.name, classes=2), state, "COCO weights")
 
 
 def set_training(detector: nn.Module, from_scratch: bool) -> None:
-    """Training mode; batch norms keep the statistics they were pretrained with, as a few frames a process give poor ones."""
+    """Training mode; pretrained batch norms keep their statistics, as a few frames a process give poor ones."""
     detector.train()
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d) and not from_scratch:
@@ -372,11 +393,8 @@ def set_training(detector: nn.Module, from_scratch: bool) -> None:
 def some_keyframes(table: Annotations, count: int) -> Annotations:
     """The rows of `count` keyframes, evenly spread over the table."""
     starts = table.keyframe_starts()
-    chosen = np.unique(np.linspace(0, len(starts) - 2, min(count, len(starts) - 1)).round().astype(int))
-    rows = np.zeros(len(table), bool)
-    for place in chosen:
-        rows[starts[place]:starts[place + 1]] = True
-    return table.select(rows)
+    chosen = np.linspace(0, len(starts) - 2, min(count, len(starts) - 1)).round()
+    return table.select(np.isin(np.repeat(np.arange(len(starts) - 1), np.diff(starts)), chosen))
 
 
 def train(args: argparse.Namespace) -> Path:
@@ -389,12 +407,15 @@ def train(args: argparse.Namespace) -> Path:
     held_out = None
     if args.validate and not args.csv:
         held_out = some_keyframes(data.read_dataset(**vars(args) | {"split": "test"}).on_disk(), args.validate)
+        held_out = held_out if held_out.box.any() else None
 
     # detector and optimiser
     torch.manual_seed(args.seed)
     detector = one_class(build_detector(args.detector, args.detector_weights))
     if args.amp:
         compute_in_bfloat16(detector, process.device.type)
+    optimizer, lr = RECIPES[detector.name]
+    args.optimizer, args.lr = args.optimizer or optimizer, args.lr or lr
     from_scratch = args.detector_weights == "random"
     wrapped = engine.wrap(detector, process)
     set_training(detector, from_scratch)
@@ -412,9 +433,10 @@ def train(args: argparse.Namespace) -> Path:
             set_training(detector, from_scratch)
         if process.is_main:
             if held_out is not None:
-                tqdm.write(f"step {step}  box AP  0.5: {100 * measures['ap50']:.2f}  0.5:0.95: {100 * measures['ap']:.2f}")
+                line = {"step": step, "box_ap50": measures["ap50"], "box_ap": measures["ap"]}
+                tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
                 with open(meter.log, "a") as file:
-                    file.write(json.dumps({"step": step, "box_ap50": measures["ap50"], "box_ap": measures["ap"]}) + "\n")
+                    file.write(json.dumps(line) + "\n")
             engine.save_checkpoint(out / "last.pt", {
                 "model": detector.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "stage": "humans",
                 "arch": detector.name, "args": engine.plain(args)})
@@ -428,7 +450,7 @@ def train(args: argparse.Namespace) -> Path:
         for group in optimizer.param_groups:
             group["lr"] = engine.learning_rate(step - 1, args.lr, args.warmup, args.iterations)
         optimizer.zero_grad()
-        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))    # Faster R-CNN draws anchors and boxes
+        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))      # Faster R-CNN samples boxes
         images = [item["image"].to(process.device).float() / 255 for item in items]
         targets = [{"boxes": item["boxes"].to(image) * image.new_tensor(image.shape[:0:-1] * 2),
                     "labels": torch.full((len(item["boxes"]),), PERSON, device=process.device)}
@@ -453,27 +475,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("videos", nargs="*", help="video files or folders of frames, in place of a dataset")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between the keyframes of plain videos")
     data.add_dataset_flags(parser)
-    parser.add_argument("--split", default="test", help="of the dataset, to detect or measure on; finetuning takes train, and "
-                                                        "validates on test")
+    parser.add_argument("--split", default="test", help="of the dataset, to detect or measure on; finetuning takes train "
+                                                        "and validates on test")
     group = parser.add_argument_group("detector")
     group.add_argument("--detector", choices=list(RECIPES), default=DEFAULT, help="of torchvision; "
                        "fasterrcnn_mobilenet_v3_large_320_fpn for a laptop, toy for the toy world")
     group.add_argument("--detector-weights", metavar="FILE", help="torchvision's COCO weights of that detector (by default "
                        "downloaded once), a checkpoint of --finetune, or 'random'")
     group = parser.add_argument_group("what to do, if not detect")
-    group.add_argument("--finetune", action="store_true", help="train the detector on the dataset's people, and write OUT/last.pt")
-    group.add_argument("--validate", type=int, default=1000, help="keyframes to measure box AP on at each checkpoint; 0: none")
+    group.add_argument("--finetune", action="store_true", help="train on the dataset's people, and write OUT/last.pt")
+    group.add_argument("--validate", type=int, default=1000, help="keyframes of the test split to measure box AP on at each "
+                                                                  "checkpoint; 0, and with --csv: none")
     group.add_argument("--measure", metavar="CSV", help="measure these proposals against the dataset's boxes")
     engine.add_optimisation_flags(parser, batch_size=16, iterations=10_000, lr=None, weight_decay=1e-4)
     parser.set_defaults(optimizer=None)
     engine.add_run_flags(parser)
-    parser.add_argument("--out", help="of detecting: the CSV (default: proposals.csv); of finetuning: the folder (default: runs/humans)")
+    parser.add_argument("--out", help="the CSV (default: proposals.csv); of finetuning the folder (default: runs/humans)")
     args = parser.parse_args(argv)
-    optimizer, lr = RECIPES[args.detector]
-    args.optimizer, args.lr = args.optimizer or optimizer, args.lr or lr
     if args.videos and (args.finetune or args.measure):
-        raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {'finetune' if args.finetune else 'measure'} on; "
-                         "name a --dataset")
+        purpose = "finetune" if args.finetune else "measure"
+        raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {purpose} on; name a --dataset")
     return args
 
 
@@ -481,7 +502,8 @@ def main() -> None:
     args = parse_args()
     if args.finetune:
         path = train(args)
-        print(f"the detector is finetuned: {path}\nnext: python detect_humans.py --dataset {args.dataset} --detector-weights {path}")
+        print(f"the detector is finetuned: {path}\n"
+              f"next: python detect_humans.py --dataset {args.dataset} --detector-weights {path} --out proposals.csv")
     elif args.measure:
         table = data.read_dataset(**vars(args))
         print_measures(measure(table, data.read_proposals(args.measure, table)))

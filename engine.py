@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -151,7 +152,8 @@ def start_process(device: str | None = None) -> Process:
         return Process(0, 1, device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Process(dist.get_rank(), dist.get_world_size(), device, dist.new_group(backend="gloo"))
+    # processes that finish early may wait long for the last one
+    return Process(dist.get_rank(), dist.get_world_size(), device, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
 
 
 # ---------------------------------------------------------------- model and checkpoint

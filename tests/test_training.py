@@ -26,19 +26,6 @@ from data import GlobalBatches  # noqa: E402
 SMALL = ["--scale", "48", "54", "--short-side", "48", "--stride", "2", "--workers", "0", "--log-every", "1", "--warmup", "1"]
 
 
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    """A rendered world of a few scenes, and a toy model that was pretrained for no time at all."""
-    folder = tmp_path_factory.mktemp("world")
-    for number, (name, actions) in enumerate([("align", toy.BASE), ("train", toy.BASE), ("test", toy.BASE + toy.NOVEL)]):
-        toy.write_set(folder, name, 24, [0.3, 0.4, 0.3], actions, number)
-    (folder / "novel.txt").write_text("\n".join(toy.NOVEL))
-    torch.manual_seed(0)
-    model = ovstad.build_model("toy")
-    torch.save({"model": model.state_dict()}, folder / "start.pth")
-    return folder
-
-
 def flags(world, script, out, *more):
     source = ["--csv", world / "align.csv"] if script is train_align else ["--dataset", "csv", "--data", world]
     return [str(flag) for flag in ["--weights", world / "start.pth", *source, *SMALL, "--out", out, *more]]

@@ -1,0 +1,475 @@
+"""Person boxes: the detectors, detection on keyframes, finetuning and its measure, on small rendered frames."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import data
+import detect_humans
+import engine
+from detect_humans import build_detector, detect_frames, new_detector, one_class
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+
+
+# ---------------------------------------------------------------- a small world
+
+def person(frame: np.ndarray, x: int, y: int, height: int, colour) -> list[float]:
+    """Draw a figure of head, trunk and legs with its top left corner at (x, y); its box in pixels."""
+    width = max(height // 3, 4)
+    frame[y:y + height // 4, x + width // 3:x + width - width // 3] = (230, 190, 150)
+    frame[y + height // 4:y + 2 * height // 3, x:x + width] = colour
+    frame[y + 2 * height // 3:y + height, x:x + width // 3] = frame[y + 2 * height // 3:y + height, x + width - width // 3:x + width] = 20
+    return [x, y, x + width, y + height]
+
+
+def scene(rng: np.random.Generator, frames: int = 6) -> tuple[np.ndarray, list[list[list[float]]]]:
+    """Frames (F, 48, 48, 3) of one to three people who walk, and their boxes in [0, 1] on each frame."""
+    picture = np.ones((frames, 48, 48, 3), np.uint8) * rng.integers(90, 200, 3).astype(np.uint8)
+    boxes = [[] for _ in range(frames)]
+    for column in rng.permutation(3)[:rng.integers(1, 4)]:
+        height, step = int(rng.integers(14, 33)), int(rng.integers(-1, 2))
+        y, colour = int(rng.integers(0, 48 - height)), rng.integers(0, 255, 3)
+        for f in range(frames):
+            x = int(np.clip(16 * column + 3 + step * f, 0, 36))
+            boxes[f].append([v / 48 for v in person(picture[f], x, y, height, colour)])
+    return picture, boxes
+
+
+def write_video(path: Path, frames: np.ndarray, rate: int = 10) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+
+
+def write_world(folder: Path, split: str, videos: int, seed: int) -> None:
+    """Videos and their SPLIT.csv, three keyframes each; every person has two labels."""
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(videos):
+        frames, boxes = scene(rng)
+        write_video(folder / f"{split}{i}.mp4", frames)
+        rows += [[f"{split}{i}.mp4", f / 10 + 0.01, *np.round(box, 5).tolist(), text]
+                 for f in (0, 2, 5) for box in boxes[f] for text in ("stand", "walk")]
+    with open(folder / f"{split}.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, "train", 40, seed=1)
+    write_world(folder, "test", 8, seed=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def arguments(world: Path, out: Path, *more: str):
+    return detect_humans.parse_args(["--dataset", "csv", "--data", str(world), "--detector", "toy", "--detector-weights",
+                                     "random", "--workers", "0", "--device", "cpu", "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory) -> Path:
+    """A toy detector trained for a short while."""
+    out = tmp_path_factory.mktemp("trained")
+    torch.set_num_threads(1)
+    return detect_humans.train(arguments(world, out, "--finetune", "--iterations", "150", "--warmup", "20", "--save-every", "50",
+                                         "--log-every", "10"))
+
+
+class Fixed(nn.Module):
+    """A detector that always answers the same, in pixels."""
+
+    def __init__(self, boxes, labels, scores):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.found = {"boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), "labels": torch.tensor(labels),
+                      "scores": torch.tensor(scores)}
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        return [self.found for _ in images]
+
+
+# ---------------------------------------------------------------- the detector
+
+def test_boxes_of_people_alone_come_in_units_of_the_picture_best_first():
+    detector = Fixed([[10, 10, 30, 20], [0, 0, 40, 20], [5, 5, 8, 8], [0, 0, 41, 10]], [1, 3, 1, 1], [0.9, 0.8, 0.7, 0.1])
+    (boxes, scores), (_, wide) = detect_frames(detector, [np.zeros((20, 40, 3), np.uint8), np.zeros((20, 80, 3), np.uint8)])
+    assert boxes.dtype == np.float32
+    assert boxes == pytest.approx(np.array([[0.25, 0.5, 0.75, 1], [0.125, 0.25, 0.2, 0.4], [0, 0, 1, 0.5]]))
+    assert scores == pytest.approx(np.array([0.9, 0.7, 0.1])) and len(wide) == 3
+
+
+def test_no_frames_give_no_detections():
+    assert detect_frames(Fixed([], [], []), []) == []
+    (boxes, scores), = detect_frames(Fixed([], torch.zeros(0, dtype=torch.long).tolist(), []), np.zeros((1, 8, 8, 3), np.uint8))
+    assert boxes.shape == (0, 4) and scores.shape == (0,)
+
+
+def test_the_person_of_91_classes_scores_the_same_alone():
+    torch.manual_seed(0)
+    coco = new_detector("toy", 91).eval()
+    nn.init.normal_(coco.head.classification_head.cls_logits.weight, std=0.05)
+    frames = np.random.default_rng(0).integers(0, 255, (2, 48, 48, 3), dtype=np.uint8)
+    coco.detections_per_img = coco.topk_candidates = 100_000
+    alone = one_class(coco).eval()
+    alone.detections_per_img = alone.topk_candidates = 100_000
+    for (boxes, scores), (boxes_alone, scores_alone) in zip(detect_frames(coco, frames), detect_frames(alone, frames)):
+        assert len(scores) > 3
+        assert boxes == pytest.approx(boxes_alone) and scores == pytest.approx(scores_alone)
+
+
+def test_of_faster_rcnn_the_rows_of_background_and_person_are_kept():
+    coco = new_detector("fasterrcnn_mobilenet_v3_large_320_fpn", 91)
+    alone = one_class(coco)
+    old, new = coco.roi_heads.box_predictor, alone.roi_heads.box_predictor
+    assert torch.equal(new.cls_score.weight, old.cls_score.weight[:2])
+    assert torch.equal(new.bbox_pred.bias, old.bbox_pred.bias[:8])
+    assert torch.equal(alone.state_dict()["backbone.body.0.0.weight"], coco.state_dict()["backbone.body.0.0.weight"])
+
+
+def test_every_detector_keeps_boxes_from_the_low_score_on():
+    for name in ("fasterrcnn_mobilenet_v3_large_320_fpn", "toy"):
+        detector = new_detector(name, 2)
+        assert getattr(detector, "roi_heads", detector).score_thresh == 0.05
+
+
+def test_in_bfloat16_the_networks_answer_in_float32_and_nearly_the_same(trained):
+    frames = scene(np.random.default_rng(5))[0]
+    exact, half = build_detector(weights=str(trained)), build_detector(weights=str(trained), amp=True)
+    assert half.backbone(torch.zeros(1, 3, 96, 96)).dtype == torch.float32
+    for (boxes, scores), (boxes_half, scores_half) in zip(detect_frames(exact, frames), detect_frames(half, frames)):
+        sure = scores > 0.5
+        assert sure.any() and boxes_half.dtype == np.float32
+        assert boxes_half[:sure.sum()] == pytest.approx(boxes[sure], abs=0.03)
+        assert scores_half[:sure.sum()] == pytest.approx(scores[sure], abs=0.03)
+
+
+def test_coco_weights_that_cannot_be_downloaded_are_named_with_their_address(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    with pytest.raises(FileNotFoundError, match=r"https://download\.pytorch\.org/models/fasterrcnn_mobilenet_v3_large_320_fpn-\w+"
+                                                r"\.pth .*--detector-weights"):
+        build_detector("fasterrcnn_mobilenet_v3_large_320_fpn")
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
+    torch.save(new_detector("toy", 91).state_dict(), tmp_path / "toy91.pth")
+    torch.save({"model": {"x": torch.zeros(1)}, "stage": "align", "arch": "toy"}, tmp_path / "align.pt")
+    assert build_detector("toy", str(tmp_path / "toy91.pth")).classes == 91
+    with pytest.raises(ValueError, match=r"toy91.pth: not the weights of fasterrcnn_mobilenet_v3_large_320_fpn with 91 classes; .*--detector"):
+        build_detector("fasterrcnn_mobilenet_v3_large_320_fpn", str(tmp_path / "toy91.pth"))
+    with pytest.raises(ValueError, match="align.pt: a checkpoint of stage align, not a detector of people"):
+        build_detector("toy", str(tmp_path / "align.pt"))
+    with pytest.raises(FileNotFoundError, match="nowhere.pth: no such file"):
+        build_detector("toy", str(tmp_path / "nowhere.pth"))
+    with pytest.raises(ValueError, match="the toy detector has no COCO weights"):
+        build_detector("toy")
+    with pytest.raises(ValueError, match="no detector 'yolo'; choose among fasterrcnn_resnet50_fpn_v2, "):
+        build_detector("yolo", "random")
+
+
+# ---------------------------------------------------------------- keyframes
+
+def test_plain_videos_have_a_keyframe_at_the_start_and_every_so_many_seconds(tmp_path):
+    write_video(tmp_path / "a.mp4", np.zeros((11, 32, 32, 3), np.uint8))       # the last frame at 1.0 s
+    (tmp_path / "frames").mkdir()
+    for i in range(46):                                                        # 30 a second: the last at 1.5 s
+        data.Image.new("RGB", (8, 8)).save(tmp_path / "frames" / f"{i + 1:05d}.png")
+    (tmp_path / "text.mp4").write_text("no video")
+    table, left_out = detect_humans.table_of_videos([str(tmp_path / name) for name in ("a.mp4", "text.mp4", "frames")], 0.5)
+    assert table.keyframe.tolist() == [0, 0.5, 1, 0, 0.5, 1, 1.5] and table.video.tolist() == [0, 0, 0, 2, 2, 2, 2]
+    assert len(left_out) == 1 and "text.mp4: not a video that can be opened" in left_out[0]
+    with pytest.raises(ValueError, match="none of 1 videos can be read: .*text.mp4"):
+        detect_humans.table_of_videos([str(tmp_path / "text.mp4")], 1)
+    with pytest.raises(FileNotFoundError, match="gone.mp4: no such video"):
+        detect_humans.table_of_videos([str(tmp_path / "gone.mp4")], 1)
+    with pytest.raises(ValueError, match="--every 0: "):
+        detect_humans.table_of_videos([str(tmp_path / "a.mp4")], 0)
+
+
+def test_batches_hold_frames_of_one_video_and_are_shared_out_in_order():
+    table = data.make_annotations(["a", "b"], [], [0] * 5 + [1] * 2, list(range(5)) + [0, 1], np.zeros((7, 4)), [-1] * 7)
+    batches = detect_humans.keyframe_batches(table, 3)
+    assert batches == [[0, 1, 2], [3, 4], [5, 6]]
+    for world in (1, 2, 3, 5):
+        shares = [detect_humans.share(batches, engine.Process(rank, world, "cpu")) for rank in range(world)]
+        assert sum(shares, []) == batches
+
+
+def test_each_frame_is_decoded_once_however_many_batches(world, monkeypatch):
+    readers = []
+    opened = data.open_video
+
+    def counted(*args):
+        readers.append(opened(*args))
+        return readers[-1]
+
+    monkeypatch.setattr(data, "open_video", counted)
+    table = data.read_csv(world / "test.csv")
+    list(detect_humans.people_on(table, detect_humans.keyframe_batches(table, 1), Fixed([], [], []), workers=0))
+    assert len(readers) == 8 and all(reader.decoded <= 6 and reader.converted == 3 for reader in readers)
+
+
+# ---------------------------------------------------------------- detect: files, resuming, processes
+
+def test_a_detection_is_a_proposals_file_of_the_dataset(world, trained, tmp_path, capsys):
+    out = detect_humans.detect(arguments(world, tmp_path / "p.csv", "--detector-weights", str(trained)))
+    table = data.read_csv(world / "test.csv")
+    proposals = data.read_proposals(out, table)
+    place = proposals.video.astype(int) * 100 + np.rint(proposals.keyframe * 10).astype(int)
+    assert len(np.unique(place)) == 24 and (np.diff(place) >= 0).all()
+    assert (np.diff(proposals.score)[np.diff(place) == 0] <= 0).all() and proposals.score.min() >= 0.05
+    printed = capsys.readouterr().out
+    assert "on 24 keyframes of 8 videos" in printed and "box AP  0.5: " in printed
+    assert os.listdir(tmp_path) == ["p.csv"]
+
+
+def test_keyframes_that_are_frames_are_counted_from_one_in_the_file(world, tmp_path, monkeypatch):
+    table = data.make_annotations(["Wave/v1"], ["wave"], [0, 0], [0, 4], [[0, 0, 0.5, 0.5]] * 2, [0, 0],
+                                  files=[str(world / "test0.mp4")])
+    monkeypatch.setattr(data, "read_dataset", lambda **flags: table)
+    monkeypatch.setattr(detect_humans, "build_detector", lambda *args: Fixed([[0, 12, 24, 48]], [1], [0.75]))
+    out = detect_humans.detect(detect_humans.parse_args(["--out", str(tmp_path / "p.csv"), "--workers", "0"]))
+    assert out.read_text().splitlines() == [f"Wave/v1,{frame},0.00000,0.25000,0.50000,1.00000,,0.750000" for frame in (1, 5)]
+    assert data.read_proposals(out, table).keyframe.tolist() == [0, 4]
+
+
+def test_a_killed_detection_goes_on_after_its_last_whole_batch(world, tmp_path, monkeypatch):
+    whole = detect_humans.detect(arguments(world, tmp_path / "whole.csv", "--batch-size", "2"))
+    real, calls = detect_humans.detect_frames, []
+
+    def killed(detector, frames):
+        calls.append(len(frames))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(detector, frames)
+
+    monkeypatch.setattr(detect_humans, "detect_frames", killed)
+    flags = ("--batch-size", "2")
+    with pytest.raises(KeyboardInterrupt):
+        detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
+    part = tmp_path / "p.csv.0.part"
+    with open(part, "ab") as file:
+        file.write(part.read_bytes().splitlines()[-1][:50])                    # a line cut off by the kill
+    assert not (tmp_path / "p.csv").exists()
+    with pytest.raises(ValueError, match="p.csv.0.part: a run is already there; go on with --resume"):
+        detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
+    with pytest.raises(ValueError, match="was started with --batch-size 2, not 3"):
+        detect_humans.detect(arguments(world, tmp_path / "p.csv", "--batch-size", "3", "--resume"))
+    detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags, "--resume"))
+    assert (tmp_path / "p.csv").read_bytes() == whole.read_bytes()
+    assert len(calls) == 17                                                    # 16 batches, and the one that was killed
+    detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags, "--resume"))
+    assert len(calls) == 17
+    with pytest.raises(ValueError, match="p.csv: is already there"):
+        detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
+
+
+def test_videos_without_people_and_videos_that_cannot_be_read_are_named(world, tmp_path, monkeypatch, capsys):
+    write_video(tmp_path / "empty.mp4", np.full((6, 48, 48, 3), 128, np.uint8))
+    (tmp_path / "broken.mp4").write_bytes((world / "test0.mp4").read_bytes()[:200])
+    (tmp_path / "test.csv").write_text("empty.mp4,0.1,0,0,0.5,0.5,walk\nempty.mp4,0.3\nbroken.mp4,0.2\nbroken.mp4,0.3\n")
+    monkeypatch.setattr(detect_humans, "build_detector", lambda *args: Fixed([], [], []))
+    out = detect_humans.detect(arguments(tmp_path, tmp_path / "p.csv"))
+    printed = capsys.readouterr().out
+    assert out.read_text() == ""
+    assert "p.csv: 0 boxes of score 0.05 and more on 2 keyframes of 1 videos" in printed
+    assert "nobody found in 1 videos: empty.mp4\n" in printed
+    assert "left out 2 keyframes of 1 videos: broken.mp4 0.2 s: " in printed and "not a video that can be opened" in printed
+    assert "score >= 0.3   recall   0.00" in printed
+
+    (tmp_path / "test.csv").write_text("broken.mp4,0.2\n")
+    with pytest.raises(ValueError, match="no keyframe can be read; the first: broken.mp4 0.2 s: "):
+        detect_humans.detect(arguments(tmp_path, tmp_path / "q.csv"))
+
+
+WORKER = """
+import sys, torch
+sys.path.insert(0, {root!r})
+import detect_humans
+from tests.test_detect_humans import arguments
+from pathlib import Path
+torch.set_num_threads(1)
+world, out = Path({world!r}), Path({out!r})
+path = detect_humans.train(arguments(world, out / "run", "--finetune", "--iterations", "3", "--validate", "9"))
+detect_humans.detect(arguments(world, out / "p.csv", "--detector-weights", {weights!r}, "--batch-size", "2"))
+"""
+
+
+def test_two_processes_write_the_rows_of_one(world, trained, tmp_path):
+    alone = detect_humans.detect(arguments(world, tmp_path / "alone.csv", "--detector-weights", str(trained), "--batch-size", "2"))
+    root = str(Path(detect_humans.__file__).parent)
+    (tmp_path / "worker.py").write_text(WORKER.format(root=root, world=str(world), out=str(tmp_path), weights=str(trained)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "worker.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(alone.read_text().splitlines()) > 24 and (tmp_path / "p.csv").read_text() == alone.read_text()
+    assert not list(tmp_path.glob("*.part"))
+
+    # finetuning too ran in both, and validated on the keyframes of both
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 3 and 0 <= log[-1]["box_ap50"] <= 1
+
+
+# ---------------------------------------------------------------- finetuning
+
+def test_each_person_is_one_box_however_many_labels_and_follows_the_mirror(tmp_path):
+    frames = np.zeros((3, 48, 48, 3), np.uint8)
+    frames[:, 12:36, 6:18] = 255
+    write_video(tmp_path / "v.mp4", frames)
+    (tmp_path / "train.csv").write_text("".join(f"v.mp4,0,0.125,0.25,0.375,0.75,{text}\n" for text in ("sit", "eat", "talk")))
+    keyframes = detect_humans.Keyframes(data.read_csv(tmp_path / "train.csv"))
+    seen = set()
+    for seed in range(8):
+        item = keyframes[0, seed]
+        (x1, y1, x2, y2), = (item["boxes"] * 48).round().int().tolist()
+        image = item["image"].float()
+        assert image[:, y1 + 2:y2 - 2, x1 + 2:x2 - 2].min() > 200 and image.mean() < 0.15 * 255
+        assert image[:, :, :x1 - 2].max() < 60 and image[:, :, x2 + 2:].max() < 60
+        seen.add(x1)
+    assert seen == {6, 30}
+
+
+def test_finetuning_lowers_the_loss_and_finds_the_people(trained):
+    log = [json.loads(line) for line in (trained.parent / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if "loss" in line]
+    found = [line["box_ap50"] for line in log if "box_ap50" in line]
+    assert losses[-1] < 0.7 * losses[0]
+    assert len(found) == 3 and found[-1] > 0.8 and found[-1] >= found[0]
+
+
+def test_a_checkpoint_is_a_detector_that_knows_its_name(trained):
+    detector = build_detector(weights=str(trained))
+    assert detector.name == "toy" and detector.classes == 2 and not detector.training
+    frames, boxes = scene(np.random.default_rng(11))
+    hits = total = 0
+    for (found, scores), truth in zip(detect_frames(detector, frames), boxes):
+        for box in truth:
+            pairs = data.pair_iou(found[scores > 0.3], np.repeat([box], (scores > 0.3).sum(), 0))
+            hits, total = hits + (pairs.max(initial=0) > 0.5), total + 1
+    assert hits > 0.8 * total
+
+
+def test_a_resumed_finetuning_ends_as_the_uninterrupted_one(world, tmp_path):
+    flags = ("--finetune", "--iterations", "4", "--warmup", "2", "--save-every", "2", "--batch-size", "4", "--validate", "0")
+    whole = torch.load(detect_humans.train(arguments(world, tmp_path / "whole", *flags)), weights_only=True)
+    real, steps = engine.learning_rate, []
+
+    def killed(step, *rest):
+        steps.append(step)
+        if step == 3:
+            raise KeyboardInterrupt
+        return real(step, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine, "learning_rate", killed)
+        detect_humans.train(arguments(world, tmp_path / "half", *flags))
+    again = torch.load(detect_humans.train(arguments(world, tmp_path / "half", *flags, "--resume")), weights_only=True)
+    assert again["step"] == whole["step"] == 4 and again["stage"] == "humans" and again["arch"] == "toy"
+    assert all(torch.equal(again["model"][name], value) for name, value in whole["model"].items())
+
+
+def test_faster_rcnn_draws_the_same_samples_again_for_the_same_seed(world, tmp_path, monkeypatch):
+    real = detect_humans.new_detector
+
+    def small(name, classes):
+        detector = real(name, classes)
+        detector.transform.min_size, detector.transform.max_size = (64,), 64
+        return detector
+
+    monkeypatch.setattr(detect_humans, "new_detector", small)
+    flags = ("--detector", "fasterrcnn_mobilenet_v3_large_320_fpn", "--finetune", "--iterations", "1", "--batch-size", "2",
+             "--validate", "0")
+    models = []
+    for run in range(2):
+        path = detect_humans.train(arguments(world, tmp_path / str(run), *flags))
+        models.append(torch.load(path, weights_only=True)["model"])
+        torch.rand(run + 3)
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def test_pretrained_batch_norms_keep_their_statistics():
+    detector = new_detector("fasterrcnn_mobilenet_v3_large_320_fpn", 2)
+    norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
+    detect_humans.set_training(detector, from_scratch=False)
+    assert norms and detector.training and not any(norm.training for norm in norms)
+    detect_humans.set_training(detector, from_scratch=True)
+    assert all(norm.training for norm in norms)
+
+
+def test_plain_videos_cannot_be_finetuned_on():
+    with pytest.raises(ValueError, match="film.mp4: plain videos have no boxes to finetune on; name a --dataset"):
+        detect_humans.parse_args(["film.mp4", "--finetune"])
+
+
+# ---------------------------------------------------------------- measuring
+
+def test_recall_and_precision_at_each_score_as_worked_out_by_hand():
+    # two people on the first keyframe, one of them with two labels, nobody on the second
+    boxes = [[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0, 0]]
+    table = data.make_annotations(["v"], ["a", "b"], [0] * 4, [0, 0, 0, 9], boxes, [0, 1, 0, -1])
+    found = data.Proposals(np.zeros(3, np.int32), np.array([0, 0, 9], np.int32),
+                           np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 0.8], [0, 0, 1, 1]], np.float32),
+                           np.array([0.9, 0.4, 0.6], np.float32))
+    measures = detect_humans.measure(table, found)
+    assert measures["at"][0.8] == pytest.approx({"recall": 0.5, "boxes": 0.5, "precision": 1})
+    assert measures["at"][0.5] == pytest.approx({"recall": 0.5, "boxes": 1, "precision": 0.5})
+    assert measures["at"][0.3] == pytest.approx({"recall": 1, "boxes": 1.5, "precision": 2 / 3})   # IoU of the second: 0.6
+    assert measures["ap50"] == pytest.approx(0.5 + 0.5 * 2 / 3)
+    # the second is found up to IoU 0.55 (0.6 in float32 arithmetic may fall on either side)
+    low, high = ((n * (0.5 + 0.5 * 2 / 3) + (10 - n) * 0.5) / 10 for n in (2, 3))
+    assert low - 1e-6 <= measures["ap"] <= high + 1e-6
+
+
+def run_main(monkeypatch, *flags: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["detect_humans.py", *flags])
+    with pytest.raises(SystemExit) as status:
+        engine.cli(detect_humans.main)
+    assert status.value.code == 2
+
+
+def test_proposals_of_another_dataset_or_in_pixels_are_explained_in_one_line(world, tmp_path, monkeypatch, capsys):
+    for row, message in (("other.mp4,0.01,0.1,0.1,0.2,0.2,,0.9", "only 0 of its 1 videos are among the 8"),
+                         ("test0.mp4,0.01,10,10,40,40,,0.9", "looks like pixels")):
+        (tmp_path / "p.csv").write_text(row + "\n")
+        run_main(monkeypatch, "--dataset", "csv", "--data", str(world), "--measure", str(tmp_path / "p.csv"))
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error and "p.csv" in error
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples are not distributed")
+def test_real_videos_go_through_with_random_weights(tmp_path, capsys):
+    videos = sorted(str(path) for path in (SAMPLES / "video").iterdir() if path.name in ("demo.mp4", "test.avi"))
+    args = detect_humans.parse_args([*videos, "--every", "2", "--detector", "toy", "--detector-weights", "random", "--workers", "1",
+                                     "--out", str(tmp_path / "p.csv")])
+    detect_humans.detect(args)
+    with open(tmp_path / "p.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert {row[0] for row in rows} == set(videos) and all(float(row[1]) % 2 == 0 for row in rows)
+    assert "of 2 videos" in capsys.readouterr().out
