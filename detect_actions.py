@@ -2,21 +2,21 @@
 
     python detect_actions.py VIDEO [VIDEO ...] --ckpt runs/ucf/last.pt --actions "wave" "ride a bike"
 
-A video is read once, as a stream, by three threads that overlap; a window of frames is held, never the film:
+A video is read once, as a stream, by three threads that overlap; some seconds are held, never the film:
 
-    read     frames -> every half second a keyframe, and the clip of T frames around it
-    models   keyframe -> people (a detector, or --proposals); clip and people -> scores of the words    Eq. (2), (3)
-             people of successive keyframes -> tubes, by greedy IoU; scores averaged along a tube
-    write    boxes between keyframes interpolated, drawn, encoded; rows on disk as soon as they are final
+    read    frames -> a keyframe every half second, and the clip of T frames around it
+    models  keyframe -> people (a detector, or --proposals); clip, people -> scores of the words: Eq. (2), (3)
+            people of successive keyframes -> tubes, by greedy IoU; scores averaged along a tube
+    write   boxes interpolated between keyframes, drawn and encoded; rows on disk as soon as they are final
 
-Out come, under --out: NAME.mp4 (annotated, with sound), NAME.csv with its label map NAME.pbtxt (AVA layout, all
+Out come, under --out: NAME.mp4 (annotated, with sound), NAME.csv and its label map NAME.pbtxt (AVA layout, all
 scores), NAME_spans.csv (track,action,start,end,mean_score), NAME_timeline.png and, with --json, NAME.json.
-While a video is being worked on, NAME.unfinished stands beside them; Ctrl-C leaves all of them whole.
+Ctrl-C leaves them whole; NAME.unfinished stands beside them as long as the video is not done.
 
-What a score means. `calibrated`: the share of the word in a softmax over the word and a background of
-generic prompts ("a person", "a person standing still", ...), each word on its own: 0.5 is a word that fits as well
-as the background in all, and if no word does, the answer is "none of these". `sigmoid`: the paper's Eq. (3),
-made for ranking; cosines of such models are all positive, so that it is near 1 for everything.
+What a score means. `calibrated`: the share of the word in a softmax over the word and a background of generic
+prompts ("a person", "a person standing still", ...), each word on its own: at 0.5 it fits as well as all the
+background together, and if no word does, the answer is "none of these". `sigmoid`: the paper's Eq. (3), made for
+ranking; cosines of such models are all positive, so that it is near 1 for everything.
 
 As a library:
 
@@ -33,7 +33,6 @@ import glob
 import itertools
 import json
 import os
-import queue
 import re
 import signal
 import sys
@@ -41,6 +40,7 @@ import threading
 import time as clock_time
 from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -61,12 +61,14 @@ from tqdm import tqdm
 
 import engine
 import ovstad
-from data import clip_boxes, complain, csv_columns, normalise, numbered_frames, open_container, scaled_size, upright_rgb
+from data import (clip_boxes, complain, csv_columns, normalise, numbered_frames, open_container, places,
+                  scaled_size, upright_rgb)
 from evaluate import replacing, write_label_map
 
 BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors", "a photo of a person",
               "a person doing nothing", "people")
-CUT = 40                         # mean change of grey, of 255, from one frame to the next that is a new scene
+DETECTOR = "fasterrcnn_resnet50_fpn_v2"
+CUT = 15, 3                      # a new scene: mean change of grey (of 255) from frame to frame, and times the usual
 DRAWN = 240, 1080                # smallest and largest short side of the annotated video, pixels
 TICKS = 60_000                   # a second in the MP4: whole ticks for 24, 25, 30, 60 and 30000/1001 frames
 BREAK = 60.0                     # seconds; time stamps that jump further, or back, are a broken clock
@@ -80,7 +82,7 @@ class Settings:
     every: float = 0.5                       # seconds between keyframes
     person_score: float = 0.6
     gap: float = 1.5                         # seconds
-    link_iou: float = 0.3
+    link_iou: float = 0.2
     smooth: int = 3                          # keyframes
     beta: float | None = None                # None, here and below: what the checkpoint was trained with
     frames: int | None = None
@@ -138,7 +140,8 @@ def parse_action(text: str, where: str) -> tuple[str, list[str]]:
     name, colon, rest = text.partition(":")
     phrasings = [part.strip() for part in (rest.split("|") if colon else [name])]
     if not name.strip() or not all(phrasings):
-        raise ValueError(f"{where}: {text.strip()!r} names no action; expected `wave` or `wave: waving a hand | hand wave`")
+        raise ValueError(f"{where}: {text.strip()!r} names no action; expected `wave` or "
+                         "`wave: waving a hand | hand wave`")
     return name.strip(), phrasings
 
 
@@ -243,7 +246,7 @@ def decoded(container, stream) -> Iterator[av.VideoFrame | None]:
 
 
 class Source:
-    """A video file, a folder of numbered frames, or the address of a stream or camera, read once from start to end."""
+    """A video file, a folder of numbered frames, or the address of a stream or camera, read once."""
 
     def __init__(self, video, settings: Settings):
         self.name, self.max_seconds = os.fspath(video), settings.max_seconds or inf
@@ -254,8 +257,9 @@ class Source:
             self.files = numbered_frames(self.name)
             self.duration = float(len(self.files) / self.rate)
         elif self.live or os.path.exists(self.name):
-            camera = {"format": "v4l2"} if self.name.startswith("/dev/video") else {}
-            self.container, self.stream = open_container(self.name, **camera, **({"timeout": 20} if self.live else {}))
+            options = {"timeout": 20} if self.live else {}
+            options |= {"format": "v4l2"} if self.name.startswith("/dev/video") else {}
+            self.container, self.stream = open_container(self.name, **options)
             self.stream.thread_type = "AUTO"
             rate = self.stream.average_rate or self.stream.guessed_rate
             self.rate = rate if rate and rate <= 240 else self.rate          # some containers only have a clock
@@ -344,108 +348,76 @@ class Clock:
 
 def steps(source: Source, times: Iterator[float], words: Words, images: bool, draw: bool, clock: Clock,
           stop: threading.Event) -> Iterator[Step]:
-    """The video as steps from keyframe to keyframe. Each frame is decoded once, for clips, detector and drawing.
+    """The video from keyframe to keyframe. Each frame is decoded once, for clips, detector (images) and drawing.
 
-    times: of the keyframes, ascending. Before the start and after the end of the video, clips repeat its first
-    and last frame, as everywhere (data.py).
+    times: of the keyframes, ascending. Clips repeat the first and last frame beyond the ends, as data.py's do.
     """
     T, stride, patch = words.frames, words.stride, words.model.patch
     before, after = T // 2 * stride, (T - 1 - T // 2) * stride
-    window: deque = deque(maxlen=before + 1 + max(after, 1))     # the last frames, scaled for the encoder
+    window: deque = deque(maxlen=before + 1 + max(after, 1))     # the newest frames, scaled for the encoder
     due: deque = deque()                                         # keyframes whose clip is not complete
-    fresh, cuts, picture, grey = [], [], None, None
-    place, newest = -1, 0.0                                      # of the newest frame
-    reformatter, small_size = VideoReformatter(), None
-    moment = next(times, inf)
+    fresh, cuts, picture, grey, usual = [], [], None, None, 0.0
+    place, now, moment = -1, 0.0, next(times, inf)               # of the newest frame; of the next keyframe
+    frames, reformatter = iter(source), VideoReformatter()
 
-    def make_due() -> None:
-        image = upright_rgb(picture, picture.width, picture.height, reformatter) if images else None
-        due.append((moment, place, image))
-
-    def step(keyframe=None) -> Step:
+    def step(time=None, centre=None, image=None) -> Step:
         nonlocal fresh, cuts
         clip = None
-        if keyframe:
-            wanted = keyframe[1] + (np.arange(T) - T // 2) * stride
-            first = place + 1 - len(window)                      # place of window[0]
-            clip = np.stack([window[i] for i in np.clip(wanted, first, place) - first])
-        result = Step(fresh, cuts, keyframe and keyframe[0], clip, keyframe and keyframe[2],
-                      due[0][0] if due else moment, newest)
-        fresh, cuts = [], []
+        if time is not None:
+            wanted = np.clip(centre + (np.arange(T) - T // 2) * stride, place + 1 - len(window), place)
+            clip = np.stack([window[i - place - 1] for i in wanted])
+        next_time = due[0][0] if due else moment
+        known = [cut for cut in cuts if cut <= (next_time if time is None else time)]
+        result = Step(fresh, known, time, clip, image, next_time, now)
+        fresh, cuts = [], cuts[len(known):]
         return result
 
-    frames = iter(source)
-    while not stop.is_set():
+    while True:
         with clock.on("decode"):
-            now, frame = next(frames, (None, None))
-            if frame is None:
-                break
-            while moment < now - SOON:                           # until now, the frame before was on screen
-                make_due()
+            following, frame = (inf, None) if stop.is_set() else next(frames, (inf, None))
+            while moment < min(following, source.end) - SOON:    # until then, the frame before is on screen
+                image = upright_rgb(picture, picture.width, picture.height, reformatter) if images else None
+                due.append((moment, place, image))
                 moment = next(times, inf)
-            if small_size is None:
-                small_size = scaled_size(frame.width, frame.height, words.short_side, patch)
-                drawn_size = scaled_size(frame.width, frame.height, min(min(frame.width, frame.height), DRAWN[1]), 2)
-            small = upright_rgb(frame, *small_size, reformatter)
-            window.append(small)
-            place, newest, picture, old = place + 1, now, frame, grey
-            grey = small[::8, ::8].mean(axis=2)
-            if old is not None and np.abs(grey - old).mean() > CUT:
-                cuts.append(now)
-            if min(frame.width, frame.height) > DRAWN[1]:
-                picture = reformatter.reformat(frame, *drawn_size)
-            if draw:
-                fresh.append(Frame(now, picture))
-                clock.read += 1
-                clock.held = max(clock.held, clock.read - clock.drawn)
-        while due and place >= due[0][1] + after:
-            yield step(due.popleft())
-        if len(fresh) >= 64:
+            if frame is not None:
+                short = min(frame.width, frame.height)
+                if place < 0:
+                    small_size = scaled_size(frame.width, frame.height, words.short_side, patch)
+                small = upright_rgb(frame, *small_size, reformatter)
+                if short > DRAWN[1]:
+                    frame = reformatter.reformat(frame, *scaled_size(frame.width, frame.height, DRAWN[1], 2))
+                old, grey = grey, small[::8, ::8].mean(axis=2)
+                change = 0.0 if old is None else float(np.abs(grey - old).mean())
+                usual = change if place < 1 else usual           # of the last few frames; a shaking camera's is high
+                if change > CUT[0] and change > CUT[1] * usual:
+                    cuts.append(following)
+                usual += 0.2 * (change - usual)
+                window.append(small)
+                place, now, picture = place + 1, following, frame
+                if draw:
+                    fresh.append(Frame(now, frame))
+                    clock.read += 1
+                    clock.held = max(clock.held, clock.read - clock.drawn)
+        while due and (frame is None or place >= due[0][1] + after):
+            yield step(*due.popleft())
+        if frame is None or len(fresh) >= 64:
             yield step()
-    while moment < source.end - SOON and picture is not None:
-        make_due()
-        moment = next(times, inf)
-    while due:
-        yield step(due.popleft())
-    yield step()
+        if frame is None:
+            return
 
 
 def in_thread(items: Iterator, ahead: int) -> Iterator:
-    """The items of an iterator that runs in a thread of its own, at most `ahead` in advance; its error is raised here."""
-    ready, gone = queue.Queue(ahead), threading.Event()
-
-    def put(item) -> None:
-        while not gone.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                pass
-
-    def work() -> None:
-        error = None
+    """The items of a generator that runs in a thread of its own, `ahead` items in advance; it raises its errors here."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(next, items, None) for _ in range(ahead))
         try:
-            with closing(items):
-                for item in items:
-                    put((item, None))
-                    if gone.is_set():
-                        break
-        except BaseException as caught:                          # whatever it is, it belongs to the reader
-            error = caught
-        put((None, error or StopIteration()))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        gone.set()
-        thread.join()
+            while (item := coming.popleft().result()) is not None:
+                coming.append(thread.submit(next, items, None))
+                yield item
+        finally:                                                 # left early, or broken
+            for future in coming:
+                future.cancel()
+            thread.submit(items.close).result()
 
 
 # ---------------------------------------------------------------- the people
@@ -472,8 +444,8 @@ def read_people(path, videos: list[str], min_score: float) -> list[dict[float, n
         result.append({float(t): np.unique(box[rows[keyframe[rows] == t]].astype(np.float32), axis=0)
                        for t in np.unique(keyframe[mine])})
     if not any(result):
-        raise ValueError(f"{path}: has no row of {', '.join(videos[:3])}; it names {', '.join(sorted(set(names))[:3]) or 'no video'}."
-                         " Write the video's path or file name in the first column")
+        raise ValueError(f"{path}: has no row of {', '.join(videos[:3])}; it names {', '.join(places(names)[0][:3])}. "
+                         "Write the video's path or file name in the first column")
     return result
 
 
@@ -509,7 +481,7 @@ class Tracker:
 
     def __init__(self, video: str, names: list[str], settings: Settings, hold: float):
         self.video, self.names, self.settings = video, names, settings
-        self.hold = hold                     # seconds a box stays on screen before its first and after its last keyframe
+        self.hold = hold                     # seconds a box is shown before its first and after its last keyframe
         self.reach = settings.smooth // 2
         self.tubes: list[Tube] = []
         self.count, self.scene = 0, 0.0      # tubes so far; when the scene began
@@ -578,8 +550,8 @@ class Tracker:
         for tube in self.tubes:
             while tube.out < len(tube.times) and tube.times[tube.out] < until:
                 time, scores = tube.times[tube.out], self.smoothed(tube, tube.out)
-                box = tuple(tube.boxes[tube.out].tolist())
-                detections.append(Detection(self.video, time, tube.track, box, dict(zip(self.names, scores.tolist()))))
+                detections.append(Detection(self.video, time, tube.track, tuple(tube.boxes[tube.out].tolist()),
+                                            dict(zip(self.names, scores.tolist()))))
                 for c in np.flatnonzero(scores >= self.settings.threshold).tolist():
                     span = tube.spans.setdefault(c, [max(time - self.hold, tube.since), 0.0, 0.0, 0])
                     span[1:] = time + self.hold, span[2] + scores[c], span[3] + 1
@@ -587,7 +559,7 @@ class Tracker:
                 spans += [self.close_span(tube, c) for c in over]
                 tube.out += 1
             if tube.until <= until and tube.out == len(tube.times):
-                spans += [self.close_span(tube, c) for c in list(tube.spans)]
+                spans += [self.close_span(tube, c, tube.until) for c in list(tube.spans)]
                 ended.append(tube)
             past = max(tube.out - 1 - self.reach, 0)             # what neither smoothing nor drawing asks for again
             for kept in (tube.times, tube.boxes, tube.scores):
@@ -596,41 +568,41 @@ class Tracker:
         self.tubes = [tube for tube in self.tubes if tube not in ended]
         return sorted(detections, key=lambda d: (d.time, d.track)), spans, ended
 
-    def close_span(self, tube: Tube, c: int) -> Span:
-        start, end, total, keyframes = tube.spans.pop(c)
-        return Span(tube.track, self.names[c], start, min(end, tube.until), float(total / keyframes))
+    def close_span(self, tube: Tube, c: int, end: float | None = None) -> Span:
+        start, last, total, keyframes = tube.spans.pop(c)
+        return Span(tube.track, self.names[c], start, last if end is None else end, float(total / keyframes))
 
 
 class Chunk(NamedTuple):
     """A part of the video of which everything is known."""
 
+    until: float                                             # seconds
     frames: list[tuple[Frame, list[Seen]]]
     detections: list[Detection]
     spans: list[Span]                                        # that ended
     tracks: list[Tube]                                       # that ended
 
 
-def look(batch: list[Step], words: Words, people, clock: Clock):
-    """(boxes (N_b, 4), scores (N_b, C)) of each step's keyframe, all of them at once through each model."""
-    keyframes = [step for step in batch if step.time is not None]
+def look(keyframes: list[Step], words: Words, people, clock: Clock) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(boxes (N_b, 4), scores (N_b, C)) of each keyframe, all of them at once through each model."""
     with clock.on("people"):
         boxes = people(keyframes) if keyframes else []
-    with clock.on("actions"):
-        busy = [i for i, b in enumerate(boxes) if len(b)]        # a clip without people is not encoded
-        scores = [np.zeros((0, len(words.names)))] * len(boxes)
-        if busy:
-            found = words.score(np.stack([keyframes[i].clip for i in busy]), [torch.from_numpy(boxes[i]) for i in busy])
-            for i, result in zip(busy, found):
-                scores[i] = result
-    results = iter(zip(boxes, scores))
-    return [(step, *(next(results) if step.time is not None else (None, None))) for step in batch]
+    scores = [np.zeros((0, len(words.names)))] * len(boxes)
+    busy = [i for i, b in enumerate(boxes) if len(b)]            # a clip without people is not encoded
+    if busy:
+        with clock.on("actions"):
+            clips = np.stack([keyframes[i].clip for i in busy])
+            found = words.score(clips, [torch.from_numpy(boxes[i]) for i in busy])
+        for i, part in zip(busy, found):
+            scores[i] = part
+    return list(zip(boxes, scores))
 
 
-def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at: dict | None, draw: bool, clock: Clock,
-            stop: threading.Event) -> Iterator[Chunk]:
-    """The whole pipeline but the drawing. Holds the frames of at most some seconds, however long the video is.
+def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at: dict | None, draw: bool,
+            clock: Clock, stop: threading.Event) -> Iterator[Chunk]:
+    """The whole pipeline but the drawing; what it holds does not grow with the video.
 
-    detector: of detect_humans.py; or boxes_at: the keyframes' boxes (N_b, 4) by their time.
+    detector: of detect_humans.py; or boxes_at: the boxes (N_b, 4) of each keyframe by its time.
     """
     if boxes_at is None:
         from detect_humans import detect_frames                  # late: a proposals file needs no detector
@@ -638,7 +610,7 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
 
         def people(keyframes):
             found = detect_frames(detector, [step.image for step in keyframes])
-            return [np.asarray(boxes)[np.asarray(scores) >= settings.person_score] for boxes, scores in found]
+            return [boxes[scores >= settings.person_score] for boxes, scores in found]
     else:
         moments = sorted(boxes_at)
         times, hold = iter(moments), min([settings.every, *np.diff(moments)]) / 2
@@ -648,41 +620,39 @@ def analyse(source: Source, words: Words, settings: Settings, detector, boxes_at
 
     tracker = Tracker(source.name, words.names, settings, hold)
     waiting: deque[Frame] = deque()                              # frames whose boxes are not final
+    batch, reached = [], 0.0
 
     def chunk(until: float) -> Chunk:
-        frames = []
+        ready = []
         while waiting and waiting[0].time < until:
-            frame = waiting.popleft()
-            frames.append((frame, tracker.people_at(frame.time)))
-        return Chunk(frames, *tracker.release(until))
+            ready.append((waiting[0], tracker.people_at(waiting.popleft().time)))
+        return Chunk(min(until, source.end), ready, *tracker.release(until))
 
     with closing(in_thread(steps(source, times, words, boxes_at is None, draw, clock, stop), ahead=2)) as stream:
-        batch = []
         for step in stream:
             if stop.is_set():
                 break
             batch.append(step)
-            if len(batch) < settings.batch_size and step.time is not None and step.next_time < inf:
+            if step.time is not None and step.next_time < inf and len(batch) < settings.batch_size:
                 continue
-            for step, boxes, scores in look(batch, words, people, clock):
+            found = look([step for step in batch if step.time is not None], words, people, clock)
+            for step, (boxes, scores) in itertools.zip_longest(batch, found, fillvalue=(None, None)):
                 waiting += step.frames
-                moment = inf if step.time is None else step.time
                 for cut in step.cuts:
-                    if cut <= moment:
-                        tracker.cut(cut)
+                    tracker.cut(cut)
                 if step.time is not None:
                     tracker.update(step.time, boxes, scores)
-                    for cut in step.cuts:
-                        if cut > moment:
-                            tracker.cut(cut)
                 yield chunk(tracker.advance(step.next_time, step.now))
+                reached = step.now + float(1 / source.rate)
             batch = []
+    if stop.is_set():                                            # what was read since is left out
+        source.end = reached
     tracker.finish(source.end)
     yield chunk(inf)
 
 
-def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector="fasterrcnn_resnet50_fpn_v2",
-           detector_weights=None, device: str | None = None, **settings) -> Iterator[Detection]:
+def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=DETECTOR, detector_weights=None,
+           device: str | None = None, **settings) -> Iterator[Detection]:
     """Who does what, when and where: a Detection for every person on every keyframe, in order of time.
 
     video: a file, a folder of numbered frames, an address. actions: words, or "wave: waving | hand wave".
@@ -700,7 +670,8 @@ def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=
     if boxes_at is None:
         detector = build_detector(detector, detector_weights, device)
     stop = threading.Event()
-    with closing(in_thread(analyse(source, words, settings, detector, boxes_at, False, Clock(), stop), ahead=1)) as chunks:
+    chunks = in_thread(analyse(source, words, settings, detector, boxes_at, False, Clock(), stop), ahead=1)
+    with closing(chunks):
         try:
             for chunk in chunks:
                 yield from chunk.detections
@@ -721,125 +692,99 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def person_colour(track: int) -> tuple[int, int, int]:
-    """Colours of successive tracks lie far apart on the colour circle."""
-    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb((track - 1) * 0.618 % 1, 0.7, 1.0))
-
-
-def ink_on(colour: tuple[int, int, int]) -> str:
-    return "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 120 else "white"
-
-
-def text_size(lines: list[str], font) -> tuple[int, int]:
-    """(width, height) in pixels of lines of text, a small margin included."""
-    return round(max(font.getlength(line) for line in lines) + font.size * 0.5), round(len(lines) * font.size * 1.2 + 2)
+def colour_of(number: int, saturation: float = 0.7) -> tuple[int, int, int]:
+    """RGB; successive numbers lie far apart on the colour circle."""
+    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(number * 0.618 % 1, saturation, 1.0))
 
 
 def overlaps(a, b) -> bool:
+    """Whether two rectangles (x1, y1, x2, y2) share a pixel."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def draw_people(rgb: np.ndarray, people: list[Seen], names: list[str], settings: Settings) -> np.ndarray:
-    """The picture (H, W, 3) uint8 with each person's box, track id and best words above the threshold, and a legend."""
+    """The picture (H, W, 3) uint8 with each person's box, track id and best words, and the legend below."""
     image = Image.fromarray(rgb)
     canvas, (W, H) = ImageDraw.Draw(image), image.size
-    font = font_of(max(11, round(min(W, H) / 30)))
-    line = max(2, round(min(W, H) / 240))
+    size, thick = max(11, round(min(W, H) / 30)), max(2, round(min(W, H) / 240))
+    font = font_of(size)
+
+    def label_size(lines: list[str]) -> tuple[int, int]:
+        return round(max(map(font.getlength, lines)) + size / 2), round(len(lines) * size * 1.2 + 2)
 
     head, shown = f"{settings.score} >= {settings.threshold:g}: ", len(names)
     legend = head + " · ".join(names)
     while font.getlength(legend) > 0.96 * W and shown > 1:
         shown -= 1
         legend = head + " · ".join(names[:shown]) + f" · {len(names) - shown} more"
-    width, height = text_size([legend], font)
-    taken = [(0, H - height, width, H)]
-    shade = Image.new("RGB", (width, height), "black")
-    image.paste(Image.blend(image.crop(taken[0]), shade, 0.6), taken[0])
-    canvas.text((font.size * 0.25, H - height + 1), legend, "white", font)
+    width, height = label_size([legend])
+    corner = (0, H - height, width, H)
+    image.paste(Image.blend(image.crop(corner), Image.new("RGB", (width, height)), 0.6), corner)
+    canvas.text((size / 4, H - height + 1), legend, "white", font)
 
     boxes = [(person.box * [W, H, W, H]).round().astype(int).tolist() for person in people]
     for person, box in zip(people, boxes):
-        canvas.rectangle(box, outline=person_colour(person.track), width=line)
+        canvas.rectangle(box, outline=colour_of(person.track), width=thick)
+    taken = [corner]
     for person, (x1, y1, x2, y2) in zip(people, boxes):
         best = np.argsort(-person.scores, kind="stable")[:settings.top]
         said = [f"{names[c]} {person.scores[c]:.2f}" for c in best if person.scores[c] >= settings.threshold]
         lines = [f"#{person.track} {said[0]}", *said[1:]] if said else [f"#{person.track}"]
-        width, height = text_size(lines, font)
-        # above the box, below, right, left or inside: the first that covers no other label and the fewest people
-        corners = [(x1, y1 - height), (x1, y2), (x2, y1), (x1 - width, y1), (x1, y1), (x1, y2 - height)]
-        corners = [(min(max(x, 0), max(W - width, 0)), min(max(y, 0), max(H - height, 0))) for x, y in corners]
-        place = min(((x, y, x + width, y + height) for x, y in corners),
-                    key=lambda p: (sum(overlaps(p, other) for other in taken), sum(overlaps(p, box) for box in boxes)))
+        w, h = label_size(lines)
+        # above the box, below, right, left or inside: where it covers no other label and the fewest people
+        corners = [(x1, y1 - h), (x1, y2), (x2, y1), (x1 - w, y1), (x1, y1), (x1, y2 - h)]
+        corners = [(min(max(x, 0), max(W - w, 0)), min(max(y, 0), max(H - h, 0))) for x, y in corners]
+        place = min(((x, y, x + w, y + h) for x, y in corners),
+                    key=lambda p: (sum(overlaps(p, label) for label in taken), sum(overlaps(p, box) for box in boxes)))
         taken.append(place)
-        colour = person_colour(person.track)
-        canvas.rectangle(place, fill=colour)
-        canvas.multiline_text((place[0] + font.size * 0.25, place[1] + 1), "\n".join(lines), ink_on(colour), font,
-                              spacing=font.size * 0.2)
+        ink = "black" if np.dot(colour_of(person.track), (0.299, 0.587, 0.114)) > 120 else "white"
+        canvas.rectangle(place, fill=colour_of(person.track))
+        canvas.multiline_text((place[0] + size / 4, place[1] + 1), "\n".join(lines), ink, font, spacing=size / 5)
     return np.asarray(image)
 
 
 def draw_timeline(path, title: str, spans: list[Span], tracks: list[tuple[int, float, float]], names: list[str],
                   seconds: float) -> None:
-    """A PNG: a row for each person (track, first, last second), its actions as coloured spans over time, names in full.
+    """A PNG: a row for each person (track, first and last second), a lane in it for each of their actions.
 
     Beyond 60 people, those who are longest in the picture.
     """
     shown = sorted(sorted(tracks, key=lambda track: track[1] - track[2])[:60])
     title += f": the {len(shown)} longest of {len(tracks)} people" if len(shown) < len(tracks) else ""
-    font, lane, left, right, top = font_of(15), 22, 110, 1180, 74
-    colours = {name: tuple(round(255 * x) for x in colorsys.hsv_to_rgb(i * 0.618 % 1, 0.55, 0.95))
-               for i, name in enumerate(names)}
-    rows = []                                                    # of one person: lanes of spans that do not overlap
-    for track, *_ in shown:
-        lanes: list[list[Span]] = []
-        for span in sorted((s for s in spans if s.track == track), key=lambda s: s.start):
-            for spans_of_lane in lanes:
-                if spans_of_lane[-1].end <= span.start:
-                    spans_of_lane.append(span)
-                    break
-            else:
-                lanes.append([span])
-        rows.append(lanes)
-    height = top + sum(lane * max(len(lanes), 1) + 8 for lanes in rows) + (0 if rows else 30) + 34
-    image = Image.new("RGB", (1200, height), "white")
-    canvas = ImageDraw.Draw(image)
+    lanes = {track: [name for name in names if any(s.track == track and s.action == name for s in spans)] or [""]
+             for track, *_ in shown}
+    lane, left, right, top = 22, 110, 1180, 48
+    bottom = top + sum(lane * len(actions) + 8 for actions in lanes.values()) + (0 if lanes else lane)
+    image = Image.new("RGB", (1200, bottom + 30), "white")
+    canvas, font = ImageDraw.Draw(image), font_of(15)
     canvas.text((10, 8), title, "black", font_of(18))
+    if not lanes:
+        canvas.text((left, top), "nobody was found", "black", font)
 
     def x_of(second: float) -> float:
-        return left + (right - left) * min(second / max(seconds, 1e-9), 1)
+        return left + (right - left) * min(second / seconds, 1)
 
-    x = 10.0
-    for name in names:
-        width = font.getlength(name) + 30
-        if x + width > 1160 and name != names[-1]:
-            canvas.text((x, 42), "...", "black", font)
-            break
-        canvas.rectangle((x, 44, x + 13, 57), fill=colours[name])
-        canvas.text((x + 18, 42), name, "black", font)
-        x += width
-    tick = next((t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800) if seconds / t <= 14), 3600)
-    for i in range(int(seconds / tick + SOON) + 1):
-        x, at = x_of(i * tick), i * tick
-        canvas.line((x, top - 4, x, height - 26), (215, 215, 215))
+    tick = next((t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900) if seconds / t <= 14), 1800)
+    for at in np.arange(0, seconds + SOON, tick).tolist():
+        canvas.line((x_of(at), top - 4, x_of(at), bottom), (215, 215, 215))
         label = f"{at:g} s" if seconds < 120 else f"{int(at // 60)}:{int(at % 60):02d}"
-        canvas.text((x, height - 22), label, "black", font, anchor="ma")
+        canvas.text((x_of(at), bottom + 6), label, "black", font, anchor="ma")
     y = top
-    for (track, first, last), lanes in zip(shown, rows):
-        bottom = y + lane * max(len(lanes), 1)
-        canvas.rectangle((10, y + 3, 22, y + 15), fill=person_colour(track), outline="black")
+    for track, first, last in shown:
+        canvas.rectangle((10, y + 3, 22, y + 15), fill=colour_of(track), outline="black")
         canvas.text((28, y), f"person {track}", "black", font)
-        canvas.rectangle((x_of(first), y, x_of(last), bottom), fill=(238, 238, 238))
-        for i, spans_of_lane in enumerate(lanes):
-            for span in spans_of_lane:
-                x1, x2, above = x_of(span.start), x_of(span.end), y + i * lane
-                canvas.rectangle((x1, above + 1, max(x2, x1 + 2), above + lane - 2), fill=colours[span.action])
-                text = f"{span.action} {span.score:.2f}"
-                text = text if font.getlength(text) < x2 - x1 - 6 else span.action
-                if font.getlength(text) < x2 - x1 - 6:
-                    canvas.text((x1 + 4, above + 1), text, "black", font)
-        y = bottom + 8
-    if not rows:
-        canvas.text((left, top), "nobody was found", "black", font)
+        canvas.rectangle((x_of(first), y, x_of(last), y + lane * len(lanes[track])), fill=(238, 238, 238))
+        for action in lanes[track]:
+            for span in (s for s in spans if s.track == track and s.action == action):
+                x1, x2 = x_of(span.start), x_of(span.end)
+                colour = colour_of(names.index(action), 0.45)
+                canvas.rectangle((x1, y + 1, max(x2, x1 + 2), y + lane - 2), fill=colour)
+                for text in (f"{action} {span.score:.2f}", action):      # the longest that fits
+                    if font.getlength(text) < x2 - x1 - 6:
+                        canvas.text((x1 + 4, y + 1), text, "black", font)
+                        break
+            y += lane
+        y += 8
     with replacing(path, binary=True) as file:
         image.save(file, "PNG")
 
@@ -847,7 +792,7 @@ def draw_timeline(path, title: str, spans: list[Span], tracks: list[tuple[int, f
 # ---------------------------------------------------------------- what is written
 
 class Film:
-    """The annotated MP4. It can be played up to a few seconds before the end even if this process is killed."""
+    """The annotated MP4. Even if this process is killed, what was written until 2 seconds before can be played."""
 
     def __init__(self, path: Path, source: Source, settings: Settings):
         self.path, self.source, self.settings = path, source, settings
@@ -855,12 +800,13 @@ class Film:
 
     def open(self, width: int, height: int) -> None:
         # fragments while it is written, an ordinary file once it is closed
-        self.container = av.open(str(self.path), "w", format="mp4", options={"movflags": "hybrid_fragmented"})
+        self.container = av.open(str(self.path), "w", format="mp4",
+                                 options={"movflags": "hybrid_fragmented", "flush_packets": "1"})
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         self.video = self.container.add_stream(codec, rate=self.source.rate)
         self.video.width, self.video.height, self.video.pix_fmt = width, height, "yuv420p"
         self.video.codec_context.time_base = Fraction(1, TICKS)
-        self.video.codec_context.gop_size = max(round(2 * self.source.rate), 1)            # a fragment every 2 seconds
+        self.video.codec_context.gop_size = max(round(2 * self.source.rate), 1)      # a fragment: 2 s
         self.video.options = {"preset": "veryfast", "crf": "20", "bf": "0"} if codec == "libx264" else {"q:v": "4"}
         if self.source.files is None and not self.source.live:
             self.sound = self.hear()
@@ -872,15 +818,12 @@ class Film:
             if not container.streams.audio or not container.streams.audio[0].codec_context.sample_rate:
                 return
             encoder = self.container.add_stream("aac", rate=48_000, layout="stereo")
-            yield from self.encode_sound(container, encoder)
-
-    def encode_sound(self, container, encoder) -> Iterator[av.Packet]:
-        for frame in decoded(container, container.streams.audio[0]):
-            if frame is not None and frame.pts is not None:
-                frame.pts -= round(self.source.start / frame.time_base)
-                if frame.pts >= 0:
-                    yield from encoder.encode(frame)
-        yield from encoder.encode(None)
+            for frame in itertools.chain(decoded(container, container.streams.audio[0]), [None]):
+                if frame is not None:                            # the first frame of the picture is at 0
+                    frame.pts = (frame.pts or 0) - round(self.source.start / frame.time_base)
+                for packet in encoder.encode(frame) if frame is None or frame.pts >= 0 else []:
+                    if packet.pts >= 0:                          # AAC's first packet only primes the decoder
+                        yield packet
 
     def add(self, frame: Frame, people: list[Seen], names: list[str]) -> None:
         picture = frame.picture
@@ -912,19 +855,20 @@ class Results:
     """The text files of one video; every row is on disk as soon as it is final."""
 
     def __init__(self, out: Path, name: str, source: Source, words: Words, settings: Settings, as_json: bool):
-        self.names, self.spans, self.tracks, self.keyframes = words.names, [], [], 0
-        self.files = ExitStack()
+        self.spans, self.tracks, self.detections = [], [], 0
+        self.files = ExitStack()             # opened with whole lines as the unit of writing
         self.rows = csv.writer(self.open(out / f"{name}.csv"), lineterminator="\n")
         self.span_rows = csv.writer(self.open(out / f"{name}_spans.csv"), lineterminator="\n")
         self.span_rows.writerow(["track", "action", "start", "end", "mean_score"])
         write_label_map(out / f"{name}.pbtxt", dict(enumerate(words.names, 1)))
-        self.json, self.detections = self.open(out / f"{name}.json") if as_json else None, 0
+        self.json = self.open(out / f"{name}.json") if as_json else None
         if self.json:
-            head = {"video": source.name, "actions": words.names, "score": settings.score, "threshold": settings.threshold}
+            head = {"video": source.name, "actions": words.names, "score": settings.score,
+                    "threshold": settings.threshold}
             self.json.write(json.dumps(head)[:-1] + ',\n"detections": [')
 
     def open(self, path: Path):
-        return self.files.enter_context(open(path, "w", newline="", encoding="utf-8", buffering=1))   # whole lines
+        return self.files.enter_context(open(path, "w", newline="", encoding="utf-8", buffering=1))
 
     def add(self, chunk: Chunk) -> None:
         for seen in chunk.detections:
@@ -936,7 +880,7 @@ class Results:
                 self.json.write(("," if self.detections else "") + "\n" + json.dumps(record))
             self.detections += 1
         for span in chunk.spans:
-            self.span_rows.writerow([span.track, span.action, f"{span.start:.3f}", f"{span.end:.3f}", f"{span.score:.4f}"])
+            self.span_rows.writerow([span.track, span.action, *(f"{x:.3f}" for x in span[2:4]), f"{span.score:.4f}"])
         self.spans += chunk.spans
         self.tracks += [(tube.track, tube.since, tube.until) for tube in chunk.tracks]
 
@@ -971,28 +915,28 @@ def watch(video: str, name: str, out: Path, words: Words, settings: Settings, de
         mark.touch()
         results = Results(out, name, source, words, settings, as_json)
         movie = Film(out / f"{name}.mp4", source, settings)
-    bar = tqdm(total=source.duration and round(source.duration, 1), unit=" video s", desc=name, disable=quiet,
-               dynamic_ncols=True, bar_format="{l_bar}{bar}| {n:.1f}/{total} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-               if source.duration else None)
+    shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+    bar = tqdm(total=source.duration, unit=" video s", desc=name, disable=quiet, dynamic_ncols=True,
+               bar_format=shape if source.duration else None)
     try:
-        with closing(in_thread(analyse(source, words, settings, detector, boxes_at, film, clock, stop), ahead=1)) as chunks:
+        chunks = in_thread(analyse(source, words, settings, detector, boxes_at, film, clock, stop), ahead=1)
+        with closing(chunks):
             for chunk in chunks:
                 with clock.on("drawing"), writing(movie.path):
                     for frame, people in chunk.frames:
                         movie.add(frame, people, words.names)
                         clock.drawn += 1
                     results.add(chunk)
-                if chunk.detections or chunk.frames:
-                    now = chunk.frames[-1][0].time if chunk.frames else chunk.detections[-1].time
-                    bar.update(max(now - bar.n, 0))
-                    bar.set_postfix_str(f"slowest: {clock.slowest()}")
+                bar.set_postfix_str(f"slowest: {clock.slowest()}", refresh=False)
+                bar.update(max(min(chunk.until, source.duration or inf) - bar.n, 0))
     finally:
         bar.close()
         with writing(movie.path):
-            movie.close()
             results.close(source.end)
+            movie.close()
     with writing(out):
-        draw_timeline(out / f"{name}_timeline.png", Path(video).name, results.spans, results.tracks, words.names, source.end)
+        draw_timeline(out / f"{name}_timeline.png", Path(video).name, results.spans, results.tracks, words.names,
+                      source.end)
     report(source, results, boxes_at, clock, out / name)
     if not stop.is_set() or source.live:                         # a camera's video ends when one ends it
         mark.unlink()
@@ -1039,8 +983,8 @@ def find_videos(patterns: list[str]) -> list[str]:
 
 
 def output_names(videos: list[str]) -> list[str]:
-    """A name for each video's files: its stem, after its folder's name where stems are equal, numbered if that is too."""
-    paths = [Path(re.sub(r"[^\w.-]+", "_", video)) if is_address(video) else Path(os.path.abspath(video)) for video in videos]
+    """A name for each video's files: its stem; where stems are equal, with its folder's name, or else a number."""
+    paths = [Path(re.sub(r"[^\w.-]+", "_", v) if is_address(v) else os.path.abspath(v)) for v in videos]
     stems = [path.name if path.is_dir() else path.stem for path in paths]
     names = [stem if stems.count(stem) == 1 else f"{path.parent.name}_{stem}" for path, stem in zip(paths, stems)]
     return [name if names.count(name) == 1 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)]
@@ -1051,48 +995,57 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     default = Settings()
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders of numbered frames, globs, or the "
                         "address of a stream or camera (rtsp://..., /dev/video0)")
+
     group = parser.add_argument_group("words and model")
     group.add_argument("--actions", nargs="+", default=[], metavar="WORD",
                        help="what to look for, in any words; 'wave: waving a hand | hand wave' averages phrasings")
-    group.add_argument("--actions-file", metavar="FILE", help="the same, one a line; lines that begin with # are comments")
-    group.add_argument("--ckpt", default="ViT-B/16", help="a checkpoint of train_finetune.py (best) or train_align.py, "
-                       "ViCLIP's official weights (a file or Hub id), or an architecture's name for these")
+    group.add_argument("--actions-file", metavar="FILE", help="the same, one a line; # begins a comment line")
+    group.add_argument("--ckpt", default="ViT-B/16",
+                       help="a checkpoint of train_finetune.py (best) or train_align.py, ViCLIP's official weights (a "
+                            "file or Hub id), or an architecture's name for these")
     for name, kind, text in (("beta", float, "fusion ratio, Eq. 2: 1 is region only, 0 global only"),
                              ("frames", int, "T"), ("stride", int, "frames from one of a clip to the next"),
                              ("short-side", int, "of the clip's frames, pixels")):
         group.add_argument(f"--{name}", type=kind, help=f"{text}; by default the checkpoint's")
+
     group = parser.add_argument_group("people")
-    group.add_argument("--detector", default="fasterrcnn_resnet50_fpn_v2", help="torchvision's name, or toy")
-    group.add_argument("--detector-weights", help="a file; by default torchvision's COCO weights, downloaded once")
-    group.add_argument("--proposals", metavar="CSV", help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; "
-                       "seconds) in place of the detector; its keyframes are then the keyframes")
-    group.add_argument("--person-score", type=float, default=default.person_score, help="of the detector, to count as a person")
-    group.add_argument("--every", type=float, default=default.every, help="seconds between keyframes; half of it is a "
-                       "slower, finer answer")
-    group.add_argument("--gap", type=float, default=default.gap, help="seconds unseen after which a person is a new one")
-    group.add_argument("--link-iou", type=float, default=default.link_iou, help="overlap with the keyframe before that "
-                       "makes a box the same person; lower for fast people")
+    group.add_argument("--detector", default=DETECTOR, help="one of detect_humans.py")
+    group.add_argument("--detector-weights", metavar="FILE", help="by default its COCO weights, downloaded once")
+    group.add_argument("--proposals", metavar="CSV",
+                       help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; seconds) in place of the "
+                            "detector; its keyframes are then the keyframes")
+    group.add_argument("--person-score", type=float, default=default.person_score,
+                       help="what the detector must be sure of to count a person")
+    group.add_argument("--every", type=float, default=default.every,
+                       help="seconds between keyframes; half of it is a slower, finer answer")
+    group.add_argument("--gap", type=float, default=default.gap,
+                       help="seconds unseen after which a person is a new one")
+    group.add_argument("--link-iou", type=float, default=default.link_iou,
+                       help="overlap with the keyframe before that makes a box the same person; lower for fast people")
+
     group = parser.add_argument_group("scores")
     group.add_argument("--score", choices=["calibrated", "sigmoid"], default=default.score, help="see above")
-    group.add_argument("--threshold", type=float, default=default.threshold, help="a word from this score on is drawn, "
-                       "summed up and a span; the CSV has all scores")
+    group.add_argument("--threshold", type=float, default=default.threshold,
+                       help="a word from this score on is drawn, summed up and a span; the CSV has all scores")
     group.add_argument("--background", nargs="+", default=default.background, metavar="TEXT",
                        help="whole prompts that stand for none of the words")
-    group.add_argument("--smooth", type=int, default=default.smooth, help="keyframes of a tube that a score is the mean of, "
-                       "odd; 1 is off")
+    group.add_argument("--smooth", type=int, default=default.smooth,
+                       help="keyframes of a tube that a score is the mean of, odd; 1 is off")
+
     group = parser.add_argument_group("output")
     group.add_argument("--out", default="runs/actions", help="folder")
     group.add_argument("--json", action="store_true", help="all of it in one JSON file, too")
     group.add_argument("--top", type=int, default=default.top, help="words drawn beside a person at most")
     group.add_argument("--no-video", action="store_true", help="only tables and the timeline: faster")
-    group.add_argument("--skip-existing", action="store_true", help="leave out videos whose files are complete under --out")
+    group.add_argument("--skip-existing", action="store_true", help="leave out videos that are complete under --out")
     group.add_argument("--max-seconds", type=float, help="stop there; for streams and first looks")
     group.add_argument("--fps", type=float, default=default.fps, help="of folders of frames")
+
     group = parser.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
-    group.add_argument("--amp", action="store_true", help="compute in bfloat16 where it is safe; weights stay float32")
-    group.add_argument("--batch-size", type=int, default=default.batch_size, help="keyframes at once; more is faster on a "
-                       "GPU, and holds more frames")
+    group.add_argument("--amp", action="store_true", help="compute in bfloat16 where it is safe")
+    group.add_argument("--batch-size", type=int, default=default.batch_size,
+                       help="keyframes at once; more is faster on a GPU, and holds more frames")
     args = parser.parse_args(argv)
     args.actions = args.actions + (read_actions(args.actions_file) if args.actions_file else [])
     if not args.actions:
@@ -1136,7 +1089,8 @@ def main(argv: list[str] | None = None) -> int:
     broken = []
     with stop_on_signal() as stop:
         for video, name, boxes_at in jobs:
-            if args.skip_existing and (out / f"{name}_timeline.png").exists() and not (out / f"{name}.unfinished").exists():
+            begun, unfinished = (out / f"{name}{end}" for end in (".csv", ".unfinished"))
+            if args.skip_existing and begun.exists() and not unfinished.exists():
                 print(f"{video}: complete, skipped")
                 continue
             if stop.is_set():

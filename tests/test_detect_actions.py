@@ -1,0 +1,653 @@
+"""The product, driven as a user would on rendered videos: boxes, tracks, spans, sound, rotation, interruption, errors."""
+
+import csv
+import itertools
+import json
+import os
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detect_actions
+import ovstad
+from data import VideoReader
+from detect_actions import Settings, Span, Tracker, Words, detect, main, scores_of
+
+ROOT = Path(detect_actions.__file__).resolve().parent
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+LEFT, RIGHT = (0.1, 0.2, 0.3, 0.9), (0.6, 0.2, 0.8, 0.9)
+
+
+# ---------------------------------------------------------------- helpers
+
+def render(path: Path, times, grey=None, size=(96, 64), sound: float | None = None, **options) -> Path:
+    """A video with one flat frame for each time (seconds); grey (n,) in 0-255 by default counts the frames.
+
+    sound: a tone from that second on, silence before.
+    """
+    times = np.asarray(times, float)
+    grey = np.arange(len(times)) * 3 % 250 if grey is None else grey
+    with av.open(str(path), "w") as out:
+        video = out.add_stream(options.pop("codec", "libx264"), rate=25, options={"crf": "1", **options})
+        video.width, video.height, video.pix_fmt = *size, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        if sound is not None:
+            audio = out.add_stream("aac", rate=16_000, layout="mono")
+            clock = np.arange(int(16_000 * (times[-1] + 0.04))) / 16_000
+            wave = (np.sin(clock * 880 * 2 * np.pi) * 20_000 * (clock >= sound)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(wave[None], "s16", "mono")
+            frame.sample_rate, frame.pts = 16_000, 0
+            out.mux(audio.encode(frame))
+            out.mux(audio.encode(None))
+        for t, g in zip(times, grey):
+            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), g, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(t * 1000), Fraction(1, 1000)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+    return path
+
+
+def at_25(seconds: float) -> np.ndarray:
+    return np.arange(round(25 * seconds)) / 25
+
+
+def boxes_csv(path: Path, rows) -> Path:
+    """rows: (video, second, box)."""
+    path.write_text("".join(f"{v},{t:g},{','.join(map(str, box))},,0.9\n" for v, t, box in rows))
+    return path
+
+
+def run(*args) -> int:
+    """The command, in this process."""
+    return main([str(arg) for arg in args])
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def frames_of(path: Path) -> list[tuple[float, np.ndarray]]:
+    with av.open(str(path)) as container:
+        return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+
+
+def outline(track: int, picture: np.ndarray, box) -> bool:
+    """Whether a person's box is drawn there: the middle of its lower edge has the person's colour, about."""
+    height, width = picture.shape[:2]
+    y, x = round(box[3] * height), round((box[0] + box[2]) / 2 * width)
+    patch = picture[max(y - 2, 0):y + 2, max(x - 2, 0):x + 3].reshape(-1, 3).astype(int)
+    return bool((np.abs(patch - detect_actions.colour_of(track)).sum(axis=1) < 150).any())
+
+
+@pytest.fixture(scope="session")
+def ckpt(tmp_path_factory) -> Path:
+    """A toy model of random weights, in a checkpoint as train_finetune.py writes them."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "toy.pt"
+    torch.save({"model": ovstad.build_model("toy").state_dict(), "arch": "toy", "beta": 0.3, "prompt": "a person {}",
+                "frames": 4, "stride": 2, "short_side": 48, "stage": "finetune", "step": 1, "args": {}}, path)
+    return path
+
+
+@pytest.fixture
+def bright_people(monkeypatch):
+    """A stand-in for detect_humans.py: the box of what is brighter than 200, if anything is."""
+    def detect_frames(detector, frames):
+        found = []
+        for frame in frames:
+            ys, xs = np.nonzero(frame.mean(axis=2) > 200)
+            height, width = frame.shape[:2]
+            boxes = [[xs.min() / width, ys.min() / height, (xs.max() + 1) / width, (ys.max() + 1) / height]] if len(xs) else []
+            found.append((np.array(boxes, np.float32).reshape(-1, 4), np.ones(len(boxes), np.float32)))
+        return found
+
+    monkeypatch.setitem(sys.modules, "detect_humans", SimpleNamespace(
+        build_detector=lambda name, weights, device: name, detect_frames=detect_frames))
+
+
+# ---------------------------------------------------------------- words and scores
+
+def test_an_action_may_have_phrasings_and_a_name_alone_is_its_own():
+    assert detect_actions.parse_action("ride a bike", "x") == ("ride a bike", ["ride a bike"])
+    assert detect_actions.parse_action(" wave : waving a hand|hand wave ", "x") == ("wave", ["waving a hand", "hand wave"])
+
+
+@pytest.mark.parametrize("text, message", [
+    ("wave\n\nwave: hand wave\n", r"f.txt:3: 'wave' is there already, in line 1"),
+    ("# only a comment\n", "f.txt: no action in it"),
+    ("wave: a |\n", "f.txt:1: 'wave: a |' names no action"),
+    (": a\n", "f.txt:1: ': a' names no action")])
+def test_a_wrong_words_file_is_told_by_its_line(tmp_path, text, message):
+    path = tmp_path / "f.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        detect_actions.read_actions(path)
+
+
+def test_words_file_gives_its_lines_without_comments(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("# mine\nwave: a | b\n\nride a bike\n")
+    assert detect_actions.read_actions(path) == ["wave: a | b", "ride a bike"]
+
+
+def test_calibrated_score_is_the_words_share_in_a_softmax_over_it_and_the_background():
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.5]], dtype=torch.float64)       # two words, two background prompts
+    e = np.exp([3.0, 1.0, 2.0, 0.5])
+    by_hand = [e[0] / (e[0] + e[2] + e[3]), e[1] / (e[1] + e[2] + e[3])]
+    assert scores_of(logits, 2, "calibrated")[0].tolist() == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_sigmoid_scores_of_two_large_logits_stay_apart():
+    scores = scores_of(torch.tensor([[30.0, 31.0, 0.0]], dtype=torch.float64), 2, "sigmoid")[0]
+    assert scores[0] < scores[1] < 1
+    assert scores[0].item() == pytest.approx(1 / (1 + np.exp(-30.0)), abs=1e-15)
+
+
+def test_one_word_alone_is_denied_where_the_background_fits_better():
+    assert scores_of(torch.tensor([[20.0, 26.0, 19.0]], dtype=torch.float64), 1, "calibrated").item() < 0.01
+
+
+def test_phrasings_are_averaged_after_normalisation_and_scored_like_the_models_own_equations(ckpt):
+    settings = Settings(background=("a person",))
+    words = Words(["wave: waving | hand wave", "walk"], ckpt, settings, torch.device("cpu"))
+    model = words.model
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 255, (2, 4, 48, 64, 3), dtype=np.uint8)
+    boxes = [torch.tensor([LEFT, RIGHT]), torch.tensor([LEFT])]
+    with torch.no_grad():
+        one, two, walk, person = torch.nn.functional.normalize(model.encode_text(
+            ["a person waving", "a person hand wave", "a person walk", "a person"]), dim=-1)
+        texts = torch.stack([(one + two) / 2, walk, person])
+        rows = []
+        for clip, clip_boxes in zip(clips, boxes):
+            pixels = torch.from_numpy(clip).permute(0, 3, 1, 2).float() / 255
+            pixels = (pixels - torch.tensor(ovstad.IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(ovstad.IMAGENET_STD).view(3, 1, 1)
+            f_global, f_map = model.encode_video(pixels[None])
+            region = model.region_features(f_map, [clip_boxes])
+            logits = model.logits(0.3 * region + 0.7 * f_global, texts).double()
+            rows.append(1 / (1 + np.exp(-(logits[:, :2] - logits[:, 2:]).numpy())))
+    found = words.score(clips, boxes)
+    assert [part.shape for part in found] == [(2, 2), (1, 2)]
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(rows), atol=1e-4)
+
+
+# ---------------------------------------------------------------- clips of a stream
+
+def clips_of(path: Path, times, frames=4, stride=2) -> list:
+    """(keyframe_sec, clip) of each step."""
+    words = SimpleNamespace(frames=frames, stride=stride, short_side=48, model=SimpleNamespace(patch=8))
+    source = detect_actions.Source(path, Settings())
+    steps = detect_actions.steps(source, iter(times), words, False, False, detect_actions.Clock(), threading.Event())
+    return [(step.time, step.clip) for step in steps if step.time is not None]
+
+
+@pytest.mark.parametrize("times", [at_25(2), np.cumsum([0, *[0.04, 0.12, 0.02, 0.3] * 10]), [0.0], [0.0, 0.04]],
+                         ids=["steady", "variable frame rate", "one frame", "two frames"])
+@pytest.mark.parametrize("frames, stride", [(4, 2), (8, 1), (1, 1), (2, 3)])
+def test_the_streams_clips_are_those_of_a_seek_to_each_keyframe(tmp_path, times, frames, stride):
+    path = render(tmp_path / "v.mp4", times, bf="2")
+    asked = [t for t in (0, 0.04, 0.33, 0.5, 0.5001, 1.0, 1.99, 4.0) if t < times[-1] + 0.04]
+    found = clips_of(path, asked, frames, stride)
+    assert [t for t, _ in found] == asked
+    reader = VideoReader(str(path), 48, 8)
+    for t, clip in found:
+        np.testing.assert_array_equal(clip, reader.clip_at(t, frames, stride), err_msg=str(t))
+
+
+def test_a_turned_video_gives_upright_clips_as_the_reader_does(tmp_path):
+    path = turned(render(tmp_path / "v.mp4", at_25(1)))
+    (_, clip), = clips_of(path, [0.5])
+    assert clip.shape == (4, 72, 48, 3)
+    np.testing.assert_array_equal(clip, VideoReader(str(path), 48, 8).clip_at(0.5, 4, 2))
+
+
+def turned(path: Path) -> Path:
+    """The video with a quarter turn written into its track header, as telephones do."""
+    content = bytearray(path.read_bytes())
+    matrix = content.find(b"tkhd") + 4 + 40                  # version 0: 40 bytes before the matrix
+    assert struct.unpack_from(">9i", content, matrix)[0] == 65536
+    struct.pack_into(">9i", content, matrix, 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_clock_that_jumps_goes_on_one_frame_later(tmp_path):
+    source = detect_actions.Source(render(tmp_path / "v.mp4", [0, 0.04, 0.08]), Settings())
+    source.pictures = lambda: iter([(5.0, "a"), (5.04, "b"), (9000.0, "c"), (9000.04, "d"), (None, "e"), (1.0, "f"), (None, None)])
+    assert [t for t, _ in source] == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.2])
+    assert source.damaged == 1
+
+
+def test_an_error_in_a_thread_is_raised_where_its_items_are_read_and_leaving_early_ends_it():
+    def items():
+        yield 1
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(detect_actions.in_thread(items(), 1))
+    before = threading.active_count()
+    endless = detect_actions.in_thread((i for i in itertools.count()), 1)
+    assert [next(endless), next(endless)] == [0, 1]
+    endless.close()
+    assert threading.active_count() == before
+
+
+# ---------------------------------------------------------------- tubes
+
+def tracker(smooth=1, gap=1.5, names=("wave",), threshold=0.5, hold=0.25) -> Tracker:
+    return Tracker("v", list(names), Settings(smooth=smooth, gap=gap, threshold=threshold), hold)
+
+
+def feed(people: Tracker, keyframes) -> list:
+    """All chunks given out; keyframes: (time, boxes, scores of one word), the next one known each time."""
+    given = []
+    for i, (t, boxes, scores) in enumerate(keyframes):
+        people.update(t, np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, float).reshape(-1, 1))
+        following = keyframes[i + 1][0] if i + 1 < len(keyframes) else t + 0.5
+        given.append(people.release(people.advance(following, following)))
+    people.finish(keyframes[-1][0] + 0.5)
+    given.append(people.release(np.inf))
+    return given
+
+
+def test_people_keep_their_tracks_while_they_pass_and_a_short_gap_is_bridged():
+    a, b = [(x, 0.1, x + 0.3, 0.9) for x in (0.1, 0.15, 0.2, 0.25)], [(x, 0.1, x + 0.3, 0.9) for x in (0.6, 0.55, 0.5, 0.45)]
+    given = feed(tracker(), [(0, [a[0], b[0]], [0, 0]), (0.5, [b[1], a[1]], [0, 0]), (1.0, [b[2]], [0]), (1.5, [a[3], b[3]], [0, 0])])
+    seen = [(d.time, d.track, round(d.box[0], 2)) for detections, *_ in given for d in detections]
+    assert seen == [(0, 1, 0.1), (0, 2, 0.6), (0.5, 1, 0.15), (0.5, 2, 0.55), (1.0, 2, 0.5), (1.5, 1, 0.25), (1.5, 2, 0.45)]
+
+
+def test_the_pair_that_overlaps_most_is_linked_first():
+    near, exact = (0.12, 0.0, 0.32, 1.0), (0.1, 0.0, 0.3, 1.0)
+    given = feed(tracker(), [(0, [exact], [0]), (0.5, [near, exact], [0, 0])])
+    assert [(d.time, d.track, round(d.box[0], 2)) for detections, *_ in given for d in detections] \
+        == [(0, 1, 0.1), (0.5, 1, 0.1), (0.5, 2, 0.12)]
+
+
+def test_a_person_unseen_for_longer_than_the_gap_is_a_new_one():
+    given = feed(tracker(gap=0.6), [(0, [LEFT], [0]), (0.5, [], []), (1.0, [LEFT], [0])])
+    assert [(d.time, d.track) for detections, *_ in given for d in detections] == [(0, 1), (1.0, 2)]
+    assert [(t.track, t.since, t.until) for *_, tubes in given for t in tubes] == [(1, 0.0, 0.25), (2, 0.75, 1.5)]
+
+
+def test_a_cut_ends_every_tube_there_even_where_the_boxes_agree():
+    people = tracker()
+    people.update(0.0, np.array([LEFT], np.float32), np.zeros((1, 1)))
+    people.cut(0.3)
+    people.update(0.5, np.array([LEFT], np.float32), np.zeros((1, 1)))
+    assert [seen.track for seen in people.people_at(0.29)] == [1]
+    assert [seen.track for seen in people.people_at(0.3)] == [2]
+
+
+def test_scores_are_the_mean_of_a_tubes_neighbouring_keyframes_and_spans_end_below_the_threshold():
+    raw = [0.9, 0.9, 0.3, 0.3, 0.3, 0.9]
+    given = feed(tracker(smooth=3), [(i / 2, [LEFT], [s]) for i, s in enumerate(raw)])
+    scores = [d.scores["wave"] for detections, *_ in given for d in detections]
+    assert scores == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.5, 0.6])
+    spans = [span for _, spans, _ in given for span in spans]
+    assert spans == [Span(1, "wave", 0.0, 1.25, pytest.approx(0.7)), Span(1, "wave", 1.75, 3.0, pytest.approx(0.55))]
+
+
+def test_boxes_between_keyframes_are_interpolated_and_held_for_half_an_interval():
+    people = tracker()
+    people.update(1.0, np.array([[0.1, 0.1, 0.3, 0.5]], np.float32), np.zeros((1, 1)))
+    people.update(1.5, np.array([[0.15, 0.1, 0.35, 0.7]], np.float32), np.zeros((1, 1)))
+    people.advance(9, 9)
+    assert people.people_at(0.74) == [] and people.people_at(1.76) == []
+    assert people.people_at(0.8)[0].box == pytest.approx([0.1, 0.1, 0.3, 0.5])
+    assert people.people_at(1.2)[0].box == pytest.approx([0.12, 0.1, 0.32, 0.58])
+    assert people.people_at(1.7)[0].box == pytest.approx([0.15, 0.1, 0.35, 0.7])
+
+
+def test_nothing_is_given_out_before_it_is_final():
+    people = tracker(smooth=3)
+    for i in range(3):
+        people.update(i / 2, np.array([LEFT], np.float32), np.full((1, 1), 0.5))
+        assert people.advance((i + 1) / 2, 9) == [0.0, 0.0, 0.5][i]
+    people.update(1.5, np.zeros((0, 4), np.float32), np.zeros((0, 1)))        # unseen, and may come back
+    assert people.advance(2.0, 9) == 0.5
+    assert people.advance(3.0, 9) == 2.75                                     # too late now: closed
+
+
+def test_a_tube_forgets_what_is_given_out():
+    people = tracker(smooth=3)
+    for i in range(200):
+        people.update(i / 2, np.array([LEFT], np.float32), np.full((1, 1), 0.5))
+        people.release(people.advance((i + 1) / 2, (i + 1) / 2))
+    assert len(people.tubes) == 1 and len(people.tubes[0].times) <= 5
+
+
+# ---------------------------------------------------------------- the command on rendered videos
+
+def test_two_people_give_boxes_tracks_spans_a_timeline_and_pictures_that_show_them(tmp_path, ckpt, capsys):
+    video = render(tmp_path / "two.mp4", at_25(3), grey=np.full(75, 90), size=(320, 240))
+    moving = [(0.1 + 0.05 * t, 0.2, 0.3 + 0.05 * t, 0.9) for t in (0, 1, 2)]
+    people = boxes_csv(tmp_path / "p.csv", [("two.mp4", t, box) for t in (0, 1, 2) for box in (moving[t], RIGHT)])
+    out = tmp_path / "out"
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "walk", "--proposals", people, "--out", out, "--json",
+               "--threshold", 0, "--smooth", 1) == 0
+    assert "2 people, 6 boxes" in capsys.readouterr().out
+
+    rows = read_rows(out / "two.csv")
+    assert [row[:2] + row[6:7] for row in rows] == [[str(video), f"{t}.000", c] for t in (0, 1, 2) for _ in range(2) for c in "12"]
+    assert [float(x) for x in rows[4][2:6]] == pytest.approx(moving[1])
+    assert (out / "two.pbtxt").read_text().count("item {") == 2 and 'name: "walk"' in (out / "two.pbtxt").read_text()
+    # threshold 0: everyone does everything from half an interval before the first to the end of the last keyframe
+    spans = read_rows(out / "two_spans.csv")
+    assert spans[0] == ["track", "action", "start", "end", "mean_score"]
+    assert sorted(row[:4] for row in spans[1:]) == [[t, a, "0.000", "2.250"] for t in "12" for a in ("walk", "wave")]
+    for track, action, _, _, score in spans[1:]:
+        own = [float(row[7]) for row in rows if row[6] == str(["wave", "walk"].index(action) + 1)
+               and (float(row[2]) < 0.5) == (track == "1")]
+        assert float(score) == pytest.approx(np.mean(own), abs=1e-4)
+
+    content = json.loads((out / "two.json").read_text())
+    assert [(d["time"], d["track"]) for d in content["detections"]] == [(t, k) for t in (0, 1, 2) for k in (1, 2)]
+    assert content["detections"][0]["scores"]["walk"] == float(rows[1][7])
+    assert [(p["track"], p["start"], p["end"]) for p in content["people"]] == [(1, 0, 2.25), (2, 0, 2.25)]
+
+    frames = frames_of(out / "two.mp4")
+    assert [t for t, _ in frames] == pytest.approx(at_25(3).tolist(), abs=1e-3)
+    assert outline(1, frames[0][1], moving[0]) and outline(2, frames[0][1], RIGHT)
+    assert outline(1, frames[38][1], (0.176, 0.2, 0.376, 0.9)) and not outline(1, frames[38][1], RIGHT)
+    assert not outline(1, frames[70][1], moving[2]) and not outline(2, frames[70][1], RIGHT)
+    with Image.open(out / "two_timeline.png") as picture:
+        pixels = np.asarray(picture)
+        assert picture.width == 1200
+    for track in (1, 2):
+        assert (pixels[:, 10:23] == detect_actions.colour_of(track)).all(axis=2).any()
+    assert not list(out.glob("*.unfinished")) and not list(out.glob("*.part"))
+
+
+def test_a_cut_makes_new_people_of_those_in_the_same_place(tmp_path, ckpt):
+    video = render(tmp_path / "cut.mp4", at_25(2), grey=[40] * 25 + [200] * 25)
+    people = boxes_csv(tmp_path / "p.csv", [("cut", t, LEFT) for t in (0, 0.5, 1, 1.5)])
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "--proposals", people, "--out", tmp_path / "out", "--json",
+               "--no-video") == 0
+    content = json.loads((tmp_path / "out" / "cut.json").read_text())
+    assert [(d["time"], d["track"]) for d in content["detections"]] == [(0, 1), (0.5, 1), (1, 2), (1.5, 2)]
+    assert [(p["track"], p["start"], p["end"]) for p in content["people"]] == [(1, 0, 1), (2, 1, 1.75)]
+    assert not (tmp_path / "out" / "cut.mp4").exists()
+
+
+def test_an_empty_scene_is_said_to_have_nobody_and_one_person_has_boxes_where_they_are(tmp_path, ckpt, bright_people, capsys):
+    empty = render(tmp_path / "empty.mp4", at_25(1.2), grey=np.full(30, 50))
+    full = render(tmp_path / "full.mp4", at_25(1.2), grey=np.full(30, 250))
+    assert run(empty, full, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "empty.mp4: 1.2 s, 0 people" in said and "nobody was found" in said
+    assert read_rows(tmp_path / "out" / "empty.csv") == [] and len(read_rows(tmp_path / "out" / "empty_spans.csv")) == 1
+    assert len(frames_of(tmp_path / "out" / "empty.mp4")) == 30
+    rows = read_rows(tmp_path / "out" / "full.csv")
+    assert [row[1:7] for row in rows] == [[t, "0.000000", "0.000000", "1.000000", "1.000000", "1"] for t in ("0.000", "0.500", "1.000")]
+
+
+def test_one_frame_is_a_video(tmp_path, ckpt, bright_people):
+    video = render(tmp_path / "one.mp4", [0], grey=[250])
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out", "--threshold", 0) == 0
+    assert len(read_rows(tmp_path / "out" / "one.csv")) == 1
+    (moment, picture), = frames_of(tmp_path / "out" / "one.mp4")
+    assert moment == 0 and picture.shape == (240, 360, 3)                     # a small video is drawn larger
+    assert read_rows(tmp_path / "out" / "one_spans.csv")[1][:4] == ["1", "wave", "0.000", "0.040"]
+
+
+def test_a_portrait_video_comes_out_upright(tmp_path, ckpt):
+    video = turned(render(tmp_path / "tall.mp4", at_25(1), grey=np.full(25, 90), size=(320, 240)))
+    people = boxes_csv(tmp_path / "p.csv", [("tall", 0, (0.2, 0.1, 0.8, 0.5)), ("tall", 0.5, (0.2, 0.1, 0.8, 0.5))])
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "--proposals", people, "--out", tmp_path / "out") == 0
+    with av.open(str(tmp_path / "out" / "tall.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.width, frame.height, frame.rotation) == (240, 320, 0)
+    assert outline(1, frame.to_ndarray(format="rgb24"), (0.2, 0.1, 0.8, 0.5))
+
+
+def test_frames_keep_their_times_and_the_sound_its_place(tmp_path, ckpt, bright_people):
+    times = np.cumsum([0, *[0.04, 0.12, 0.02] * 16])                          # variable frame rate, 2.88 s
+    video = render(tmp_path / "v.mp4", times, grey=np.full(len(times), 250), sound=1.5)
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out") == 0
+    assert [t for t, _ in frames_of(tmp_path / "out" / "v.mp4")] == pytest.approx(times.tolist(), abs=1e-3)
+    assert [float(row[1]) for row in read_rows(tmp_path / "out" / "v.csv")] == [0, 0.5, 1, 1.5, 2, 2.5]
+    with av.open(str(tmp_path / "out" / "v.mp4")) as container:
+        sound = [(frame.time, np.abs(frame.to_ndarray()).max()) for frame in container.decode(audio=0)]
+    assert sound[-1][0] == pytest.approx(2.88, abs=0.1)
+    assert next(t for t, loud in sound if loud > 0.1) == pytest.approx(1.5, abs=0.06)
+
+
+def test_a_folder_of_frames_and_an_address_are_videos_and_max_seconds_ends_them(tmp_path, ckpt, bright_people):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i in range(30):
+        Image.new("RGB", (97, 63), (250, 250, 250)).save(folder / f"{i + 1:04d}.png")
+    (folder / "0011.png").write_bytes(b"damaged")
+    video = render(tmp_path / "v.mkv", at_25(2), grey=np.full(50, 250))
+    address = f"file://{video}"
+    assert run(folder, address, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out", "--max-seconds", 1, "--fps", 10) == 0
+    assert [float(row[1]) for row in read_rows(tmp_path / "out" / "frames.csv")] == [0, 0.5]
+    name, = {path.stem for path in (tmp_path / "out").glob("file_*.mp4")}
+    frames = frames_of(tmp_path / "out" / f"{name}.mp4")
+    assert len(frames) == 25
+
+
+def test_a_broken_video_is_named_the_others_go_on_and_the_status_is_1(tmp_path, ckpt, bright_people, capsys):
+    good = render(tmp_path / "good.mp4", at_25(0.6), grey=np.full(15, 250))
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
+    silent = tmp_path / "sound.wav"
+    with av.open(str(silent), "w") as out:
+        audio = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        out.mux(audio.encode(frame))
+    arguments = (tmp_path / "bad.mp4", silent, tmp_path / "absent.mp4", good, "--ckpt", ckpt, "--actions", "wave",
+                 "--out", tmp_path / "out", "--no-video")
+    assert run(*arguments) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "bad.mp4: not a video that can be opened" in errors[0] and "sound.wav: has no video stream" in errors[1]
+    assert "absent.mp4: no such video" in errors[2] and len(errors) == 3
+    assert len(read_rows(tmp_path / "out" / "good.csv")) == 2
+    # alone, it is the user's mistake: one line, status 2
+    with pytest.raises(ValueError, match="bad.mp4: not a video"):
+        run(tmp_path / "bad.mp4", *arguments[4:])
+    # what is complete is skipped, what is not is tried again
+    before = (tmp_path / "out" / "good.csv").stat().st_mtime_ns
+    assert run(*arguments, "--skip-existing") == 1
+    assert "good.mp4: complete, skipped" in capsys.readouterr().out
+    assert (tmp_path / "out" / "good.csv").stat().st_mtime_ns == before
+    (tmp_path / "out" / "good.unfinished").touch()
+    assert run(good, *arguments[4:], "--skip-existing") == 0
+    assert (tmp_path / "out" / "good.csv").stat().st_mtime_ns > before
+
+
+def test_the_frames_held_do_not_grow_with_the_video(tmp_path, ckpt, bright_people):
+    words = Words(["wave"], ckpt, Settings(), torch.device("cpu"))
+    held = []
+    for seconds in (12, 36):
+        video = render(tmp_path / f"{seconds}.mp4", at_25(seconds), grey=np.full(25 * seconds, 250), size=(48, 48))
+        clock = detect_actions.watch(str(video), video.stem, tmp_path / "out", words, Settings(), None, None,
+                                     threading.Event(), quiet=True)
+        assert clock.read == clock.drawn == 25 * seconds
+        held.append(clock.held)
+    # steps of 12.5 frames: 4 in a batch, 2 + 2 between threads, 3 until final, 4 in given-out chunks
+    assert max(held) <= 13 * 16
+
+
+def test_library_gives_plain_records_and_reads_no_further_when_it_is_left(tmp_path, ckpt, bright_people):
+    video = render(tmp_path / "v.mp4", at_25(2), grey=np.full(50, 250))
+    records = list(detect(video, ["wave", "walk: walking | strolling"], ckpt, device="cpu"))
+    assert [(seen.video, seen.time, seen.track) for seen in records] == [(str(video), t, 1) for t in (0, 0.5, 1, 1.5)]
+    assert records[0].box == (0, 0, 1, 1) and list(records[0].scores) == ["wave", "walk"]
+    assert all(0 <= score <= 1 for seen in records for score in seen.scores.values())
+    before = threading.active_count()
+    iterator = detect(video, ["wave"], ckpt, device="cpu")
+    next(iterator)
+    iterator.close()
+    assert threading.active_count() == before
+    with pytest.raises(FileNotFoundError, match="no such video"):
+        next(detect(tmp_path / "absent.mp4", ["wave"], ckpt))
+
+
+# ---------------------------------------------------------------- interruption
+
+def long_job(tmp_path, ckpt) -> tuple[Path, list[str]]:
+    """Minutes of work, and where its results go."""
+    video = render(tmp_path / "long.mp4", at_25(200), grey=np.full(5000, 90), size=(64, 48))
+    people = boxes_csv(tmp_path / "p.csv", [("long", i / 4, LEFT) for i in range(800)])
+    out = tmp_path / "out"
+    return out, [str(x) for x in (video, "--ckpt", ckpt, "--actions", "wave", "--proposals", people, "--out", out, "--json")]
+
+
+def wait_for(film: Path) -> None:
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and not (film.exists() and film.stat().st_size > 3000):
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_termination_finishes_all_files_at_what_was_seen(tmp_path, ckpt, number):
+    out, arguments = long_job(tmp_path, ckpt)
+
+    def interrupt():
+        wait_for(out / "long.mp4")
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert main(arguments) == 130
+    thread.join()
+    rows = read_rows(out / "long.csv")
+    content = json.loads((out / "long.json").read_text())
+    assert 0 < len(rows) == len(content["detections"]) < 800
+    times = [t for t, _ in frames_of(out / "long.mp4")]
+    assert len(times) == round(25 * content["seconds"]) < 5000 and times[-1] >= float(rows[-1][1])
+    assert (out / "long_timeline.png").exists() and (out / "long.unfinished").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler      # as it was before
+
+
+def test_killed_it_leaves_a_film_that_plays_and_whole_rows(tmp_path, ckpt):
+    out, arguments = long_job(tmp_path, ckpt)
+    process = subprocess.Popen([sys.executable, ROOT / "detect_actions.py", *arguments], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    wait_for(out / "long.mp4")
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    rows = (out / "long.csv").read_text()
+    assert rows.endswith("\n") and all(len(row) == 8 for row in csv.reader(rows.splitlines()))
+    assert 25 <= len(frames_of(out / "long.mp4")) < 5000
+    assert (out / "long.unfinished").exists()
+
+
+def test_a_film_that_the_disk_has_no_room_for_is_told_in_one_line(tmp_path, ckpt, bright_people):
+    video = render(tmp_path / "v.mp4", at_25(6), grey=np.arange(150) * 97 % 256, size=(320, 240))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"v.mp4: cannot be written \(File too large\)"):
+            run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_two_processes_share_the_videos_and_all_end_with_the_status_of_the_broken_one(tmp_path, ckpt):
+    for name in "abc":
+        render(tmp_path / f"{name}.mp4", at_25(0.4))
+    (tmp_path / "0.mp4").write_bytes(b"no video")
+    people = boxes_csv(tmp_path / "p.csv", [(name, 0, LEFT) for name in "abc"])
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", ROOT / "detect_actions.py",
+         tmp_path / "[0-c].mp4", "--ckpt", ckpt, "--actions", "wave", "--proposals", people, "--out", tmp_path / "out"],
+        capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and "0.mp4: not a video" in result.stderr
+    assert [len(read_rows(tmp_path / "out" / f"{name}.csv")) for name in "abc"] == [1, 1, 1]
+
+
+# ---------------------------------------------------------------- names and mistakes
+
+def test_equal_stems_get_names_of_their_own():
+    names = detect_actions.output_names(["a/x.mp4", "b/x.mp4", "a/y.mp4", "c/y.avi", "c/y.mp4", "z.mp4", "rtsp://host/cam?1"])
+    assert names == ["a_x", "b_x", "a_y", "c_y_1", "c_y_2", "z", "rtsp_host_cam_1"]
+
+
+def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_leave_an_empty_keyframe(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("d/a.mp4,1,0,0,1,1,,0.9\nd/a.mp4,1,0,0,1,1,,0.8\nb.mp4,2,0,0,0.5,1,,0.3\nc,3,-0.1,0,0.5,1,,0.9\n")
+    found = detect_actions.read_people(path, ["d/a.mp4", "e/b.mp4", "f/c.mp4", "g.mp4"], 0.5)
+    assert [{t: boxes.tolist() for t, boxes in video.items()} for video in found] \
+        == [{1.0: [[0, 0, 1, 1]]}, {2.0: []}, {3.0: [[0, 0, 0.5, 1]]}, {}]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--actions"], "expected at least one argument"),
+    ([], "no words to look for"),
+    (["--actions-file", "absent.txt"], "absent.txt"),
+    (["--actions", "wave", "wave"], "each once"),
+    (["--actions", "wave", "--every", "0"], "--every 0.0: expected seconds, above 0"),
+    (["--actions", "wave", "--smooth", "2"], "--smooth 2: expected an odd number"),
+    (["--actions", "wave", "--device", "cuda:99"], "--device cuda:99"),
+    (["--actions", "wave", "--ckpt", "absent.pt"], "absent.pt: no such weights file"),
+    (["--actions", "wave", "--ckpt", "DETECTOR"], "a detector of people, not a model of actions"),
+    (["--actions", "wave", "--proposals", "PIXELS"], "p.csv:1: box"),
+    (["--actions", "wave", "--proposals", "OTHER"], "has no row of"),
+    (["--actions", "wave", "--out", "."], "the video itself")])
+def test_a_mistake_gets_one_line_and_status_2(tmp_path, ckpt, bright_people, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    render(tmp_path / "v.mp4", [0, 0.04])
+    torch.save({"model": {"backbone.body.conv1.weight": torch.zeros(1)}}, tmp_path / "d.pt")
+    replaced = {"DETECTOR": "d.pt", "PIXELS": boxes_csv(tmp_path / "p.csv", [("v.mp4", 0, (3, 4, 50, 60))]),
+                "OTHER": boxes_csv(tmp_path / "o.csv", [("w.mp4", 0, LEFT)])}
+    arguments = [str(replaced.get(a, a)) for a in arguments]
+    monkeypatch.setattr(sys, "argv", ["detect_actions.py", "v.mp4", *([] if "--ckpt" in arguments else ["--ckpt", str(ckpt)]), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        detect_actions.engine.cli(main)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_model_that_is_not_finetuned_works_and_says_so(tmp_path, ckpt, bright_people, capsys):
+    record = torch.load(ckpt, weights_only=True)
+    torch.save({**record, "stage": "align"}, tmp_path / "align.pt")
+    torch.save(record["model"], tmp_path / "official.pth")
+    video = render(tmp_path / "v.mp4", [0, 0.04], grey=[250, 250])
+    for file, said in (("align.pt", "a model of stage align, not finetuned"), ("official.pth", "the original ViCLIP, not finetuned")):
+        assert run(video, "--ckpt", tmp_path / file, "--actions", "wave", "--out", tmp_path / "out") == 0
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_stops_with_one_line(tmp_path, ckpt, bright_people):
+    videos = [render(tmp_path / f"{v}.mp4", at_25(0.4), grey=np.full(10, 250)) for v in "vw"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "v.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="cannot be written .*No space left"):
+        run(*videos, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "w.csv").exists()
+
+
+def test_legend_and_labels_stay_inside_small_and_large_pictures():
+    names = [f"a rather long name of an action {i}" for i in range(30)]
+    people = [detect_actions.Seen(7, np.array([0.9, 0.0, 1.0, 1.0]), np.linspace(0, 1, 30))]
+    for size in ((240, 320), (1080, 1920), (2, 2)):
+        picture = detect_actions.draw_people(np.zeros((*size, 3), np.uint8), people, names, Settings())
+        assert picture.shape == (*size, 3) and picture.any()
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples are not distributed")
+def test_a_real_video_of_two_people(tmp_path, ckpt):
+    people = boxes_csv(tmp_path / "p.csv", [("test_video_structuralize", t, (0.18, 0.5, 0.31, 1.0)) for t in (0, 0.5)])
+    video = SAMPLES / "video" / "test_video_structuralize.mp4"
+    assert run(video, "--ckpt", ckpt, "--actions", "shoot a ball", "--proposals", people, "--out", tmp_path, "--max-seconds", 2) == 0
+    assert len(read_rows(tmp_path / "test_video_structuralize.csv")) == 2
+    frames = frames_of(tmp_path / "test_video_structuralize.mp4")
+    assert len(frames) == 60 and outline(1, frames[5][1], (0.18, 0.5, 0.31, 0.99))
