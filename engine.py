@@ -46,7 +46,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """--help shows the file's docstring as it is written, and every default that is a value."""
 
     def _get_help_string(self, action):
-        return super()._get_help_string(action) if action.default not in (None, False) else action.help
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +58,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of data order, augmentation and initialisation")
 
 
-def add_training_flags(parser: argparse.ArgumentParser, batch_size: int, iterations: int, lr: float) -> None:
-    """The recipe of Section 4.1; both training scripts have it, each with its own numbers."""
+def add_training_flags(parser: argparse.ArgumentParser, batch_size=None, iterations=None, lr=None, stride=None) -> None:
+    """The recipe of Section 4.1; both training scripts have it, each with its own numbers (None: set later)."""
     group = parser.add_argument_group("model")
     group.add_argument("--weights", default="ViT-B/16",
                        help="ViT-B/16 or ViT-L/14 (ViCLIP's official weights, from the Hub), any Hub id, an official "
@@ -71,15 +71,17 @@ def add_training_flags(parser: argparse.ArgumentParser, batch_size: int, iterati
 
     group = parser.add_argument_group("clips")
     group.add_argument("--frames", type=int, help="T; by default what the model was pretrained with (8)")
+    group.add_argument("--stride", type=int, default=stride, help="frames from one of a clip to the next; the paper has 1 for "
+                       "UCF-JHMDB and 8 for OV-AVA")
     group.add_argument("--crop", type=int, help="training crop in pixels; by default the pretraining size (224)")
     group.add_argument("--scale", type=int, nargs=2, metavar=("MIN", "MAX"),
                        help="range of the random short side; by default 8/7 to 10/7 of the crop (256 320)")
     group.add_argument("--short-side", type=int, help="of frames at test; remembered by the checkpoint, by default 8/7 "
                                                       "of the crop (256)")
-
     group.add_argument("--accumulate", type=int, default=1, help="split each process's share of a batch into this many parts")
     add_optimisation_flags(parser, batch_size, iterations, lr, weight_decay=1e-7)
     add_run_flags(parser)
+    parser.add_argument_group("output").add_argument("--out", help="folder of checkpoints and log")
 
 
 def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, iterations: int, lr: float,
@@ -87,12 +89,12 @@ def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, ite
     """Flags that mean the same in every script that trains."""
     group = parser.add_argument_group("optimisation")
     group.add_argument("--batch-size", type=int, default=batch_size, help="clips a step, over all processes")
-    group.add_argument("--iterations", type=int, default=iterations)
+    group.add_argument("--iterations", type=int, default=iterations, help="optimiser steps")
     group.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for models as small as the toy")
     group.add_argument("--lr", type=float, default=lr, help="base learning rate")
     group.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up, before a cosine to 0 (not in the paper)")
     group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
-    group.add_argument("--weight-decay", type=float, default=weight_decay)
+    group.add_argument("--weight-decay", type=float, default=weight_decay, help="of both optimisers")
 
     group = parser.add_argument_group("files")
     group.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if there is one; same result as uninterrupted")
@@ -240,7 +242,7 @@ def wrap(model: torch.nn.Module, process: Process) -> torch.nn.Module:
     model = model.to(process.device).train()
     if process.world == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def training_loader(dataset: torch.utils.data.Dataset, args: argparse.Namespace, process: Process, start: int, collate=collate):

@@ -48,9 +48,8 @@ class SentenceFeatures:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     data.add_alignment_flags(parser)
-    engine.add_training_flags(parser, batch_size=16, iterations=60_000, lr=1e-5)
-    parser.add_argument("--stride", type=int, default=1, help="frames from one of a clip to the next; 8 before OV-AVA")
-    parser.add_argument("--out", default="runs/align", help="folder of checkpoints and log")
+    engine.add_training_flags(parser, batch_size=16, iterations=60_000, lr=1e-5, stride=1)        # Section 4.1
+    parser.set_defaults(out="runs/align")
     return parser.parse_args(argv)
 
 
