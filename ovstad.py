@@ -134,6 +134,11 @@ def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
     return tokens
 
 
+def trim(tokens: Tensor) -> Tensor:
+    """Tokens (C, L) without the last columns, if all texts end before them: no text looks ahead, so none changes."""
+    return tokens[:, :max(int(tokens.any(dim=0).sum()), 1)]
+
+
 # ---------------------------------------------------------------- transformer
 
 class QuickGELU(nn.Module):
@@ -324,7 +329,7 @@ class ViCLIP(nn.Module):
 
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Embeddings (C, D) of a list of texts."""
-        return self.text_encoder(tokenize(prompts, ARCHS[self.arch].context).to(self.temp.device))
+        return self.text_encoder(trim(tokenize(prompts, ARCHS[self.arch].context)).to(self.temp.device))
 
     def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
         """Cosine similarity over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""
