@@ -240,7 +240,7 @@ def wrap(model: torch.nn.Module, process: Process) -> torch.nn.Module:
     model = model.to(process.device).train()
     if process.world == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def training_loader(dataset: torch.utils.data.Dataset, args: argparse.Namespace, process: Process, start: int, collate=collate):
