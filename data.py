@@ -378,16 +378,19 @@ def normalise(video: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.
 
     jitter (B, 3): factors of brightness, contrast and saturation, one set a clip; v2.ColorJitter has one a call.
     """
+    def beside(values):                                      # without making the host wait for the GPU
+        return torch.as_tensor(values).to(video.device, non_blocking=True)
+
     x = video.float() / 255
     if jitter is not None:
-        grey_weight = x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-        brightness, contrast, saturation = jitter.to(x.device).view(-1, 3, 1, 1, 1, 1).unbind(1)
+        grey_weight = beside([0.299, 0.587, 0.114]).view(3, 1, 1)
+        brightness, contrast, saturation = beside(jitter).view(-1, 3, 1, 1, 1, 1).unbind(1)
         x = (x * brightness).clamp(0, 1)
         mean_grey = (x * grey_weight).sum(2, keepdim=True).mean((1, 3, 4), keepdim=True)
         x = (mean_grey + (x - mean_grey) * contrast).clamp(0, 1)
         grey = (x * grey_weight).sum(2, keepdim=True)
         x = (grey + (x - grey) * saturation).clamp(0, 1)
-    return (x - x.new_tensor(IMAGENET_MEAN).view(3, 1, 1)) / x.new_tensor(IMAGENET_STD).view(3, 1, 1)
+    return (x - beside(IMAGENET_MEAN).view(3, 1, 1)) / beside(IMAGENET_STD).view(3, 1, 1)
 
 
 def swap_left_right(text: str) -> str:

@@ -139,15 +139,21 @@ def is_main() -> bool:
 def start_process(device: str | None = None) -> Process:
     """Join the processes that torchrun started, or be the only one. nccl on GPUs, gloo on CPUs."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if device is None:
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(device)
+        device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device {device}: no such device; give cpu, cuda or cuda:N") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name}: no such device; give cpu, cuda or cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"--device {device}: no CUDA GPU is visible here; leave the flag out to run on the CPU")
+            raise ValueError(f"--device {name}: no CUDA GPU is visible here; leave the flag out to run on the CPU")
+        if device.index is None:                             # plain "cuda": to each process of a machine its own
+            device = torch.device("cuda", local_rank)
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(f"{device}: only {torch.cuda.device_count()} GPUs are visible here; start no more processes than "
+                             "that (--nproc_per_node), or give --device cpu")
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if "RANK" not in os.environ:
@@ -280,7 +286,7 @@ class BadClips:
     def count(self, clips: int, reasons: list[str]) -> None:
         self.tried, self.bad = self.tried + clips, self.bad + len(reasons)
         for reason in reasons:
-            if reason not in self.named:
+            if reason not in self.named and is_main():
                 tqdm.write(f"skipped {reason}", file=sys.stderr)
                 self.named.add(reason)
         if self.tried >= self.PATIENCE and self.bad > self.HOPELESS * self.tried:

@@ -333,7 +333,8 @@ class ViCLIP(nn.Module):
 
     def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
         """Cosine similarity over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""
-        cosine = F.normalize(features.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T
+        with torch.autocast(features.device.type, enabled=False):            # bfloat16 cosines would be 0.002 apart: ties
+            cosine = F.normalize(features.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T
         return cosine / self.temp                                            # Eq. (3) and (5), before the sigmoid
 
     def forward(self, video: Tensor, boxes: list[Tensor], text: Tensor, beta: float = BETA) -> Tensor:
@@ -344,7 +345,8 @@ class ViCLIP(nn.Module):
         f_global, f_map = self.encode_video(video)
         f_region = self.region_features(f_map, boxes)
         f_text = text if text.is_floating_point() else self.text_encoder(text)
-        fused = fuse(f_region, f_global.float()[clip_of_box(boxes).to(video.device)], beta)
+        clip = clip_of_box(boxes).to(video.device, non_blocking=True)        # (N,)
+        fused = fuse(f_region, f_global.float()[clip], beta)
         return self.logits(fused, f_text)
 
 
@@ -410,7 +412,7 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:                               # each format has its own errors for a damaged file
         raise ValueError(f"{path}: cannot be read as weights, perhaps cut short or not a weights file; "
-                         f"download it again ({type(error).__name__}: {str(error).splitlines()[0][:120]})") from None
+                         f"download it again ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from None
     state = content.get("model", content) if isinstance(content, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: holds no state dict; expected tensors by name, alone or under 'model'")
