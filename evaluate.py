@@ -924,7 +924,9 @@ MIN_SCORE = {"ucf-jhmdb": 0.3, "ov-ava": 0.8, "csv": 0.0}           # Section 4.
 
 def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
     """The test sets of a benchmark; what the flags leave open, the checkpoint's record tells."""
-    trained = record.get("args", {})
+    trained = dict(record.get("args", {}))
+    if "dataset" not in trained and trained.get("csv") and (Path(trained["csv"]).parent / "test.csv").is_file():
+        trained |= {"dataset": "csv", "data": str(Path(trained["csv"]).parent)}          # aligned on a CSV with a test set beside it
     benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained.get("dataset"))
     if benchmark is None:
         raise ValueError(f"{args.ckpt[0]}: was not finetuned, so it names no benchmark; give --benchmark "

@@ -246,7 +246,7 @@ def pretrain(folder: Path, out: Path, steps: int, seed: int, batch_size: int = 6
     engine.save_checkpoint(out, {
         "model": model.state_dict(), "step": steps, "stage": "pretrain", "arch": "toy", "beta": ovstad.BETA,
         "prompt": ovstad.PROMPT, "classes": [], "base": [], "novel": [], "frames": ovstad.ARCHS["toy"].frames,
-        "stride": STRIDE, "short_side": SIZE, "args": {}})
+        "stride": STRIDE, "short_side": SIZE, "args": {"dataset": "csv", "data": str(folder)}})
 
 
 # ---------------------------------------------------------------- the stages, as their commands
