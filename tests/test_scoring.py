@@ -177,3 +177,10 @@ def test_wrong_flags_are_explained(checkpoint, tmp_path, flags, message):
 def test_weights_without_a_benchmark_ask_for_one(world, tmp_path):
     with pytest.raises(ValueError, match="--benchmark ucf-jhmdb.ov-ava.csv"):
         score(world / "start.pth", tmp_path)
+
+
+def test_an_aligned_checkpoint_is_scored_on_the_test_file_beside_its_pairs(world, checkpoint, tmp_path):
+    record = torch.load(checkpoint, weights_only=True)
+    torch.save(record | {"stage": "align", "base": [], "novel": [], "args": {"csv": str(world / "align.csv")}}, tmp_path / "last.pt")
+    result = score(tmp_path / "last.pt", tmp_path / "eval")[0]
+    assert {entry["name"] for entry in result["classes"] if entry["split"] == "novel"} == set(toy.NOVEL)
