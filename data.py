@@ -145,6 +145,9 @@ def open_container(path: str, **options):
     if not container.streams.video:
         container.close()
         raise ValueError(f"{path}: has no video stream")
+    if container.streams.video[0].codec_context is None:
+        container.close()
+        raise ValueError(f"{path}: this FFmpeg has no decoder for its video")
     return container, container.streams.video[0]
 
 
@@ -471,7 +474,7 @@ class ClipDataset(torch.utils.data.Dataset):
                 return {"video": torch.from_numpy(clip).permute(0, 3, 1, 2).contiguous(), "keyframe": place,
                         "boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
             clip = self.read(place, int(rng.integers(self.scale[0], self.scale[1] + 1)))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, av.error.FFmpegError) as error:
             self.reader, self.reader_path = None, None
             item = {"bad": f"{self.name(place)}: {error}", "keyframe": place}
             if self.crop is not None:                        # in training a black clip without boxes takes its place
@@ -1799,8 +1802,10 @@ def contact_sheet(table: Annotations, path, count: int = 24, seed: int = 0) -> N
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Read a "
-                                     "dataset and say what is in it, what is missing and what is broken.")
+    from engine import HelpFormatter                           # engine.py imports this file
+
+    parser = argparse.ArgumentParser(formatter_class=HelpFormatter, description="Read a dataset and say what is in it, "
+                                     "what is missing and what is broken.")
     parser.add_argument("command", choices=["check"])
     add_dataset_flags(parser)
     parser.add_argument("--split", default="train", help="train, val, test, or all")

@@ -255,7 +255,7 @@ def run_stage(script, flags: str) -> Path:
     """Run a training script on the toy, printing the command that does the same; a finished one is not run again."""
     args = script.parse_args(shlex.split(flags + " --resume"))
     checkpoint = Path(args.out) / "last.pt"
-    if checkpoint.exists() and torch.load(checkpoint, weights_only=True)["step"] == args.iterations:
+    if checkpoint.exists() and torch.load(checkpoint, map_location="cpu", weights_only=True)["step"] == args.iterations:
         return checkpoint
     print(f"\n$ python {script.__name__}.py {flags}", flush=True)
     return script.train(args)

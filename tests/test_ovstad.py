@@ -209,6 +209,14 @@ def test_logits_are_cosines_over_tau_whatever_the_lengths(model):
 
 # ---------------------------------------------------------------- losses
 
+def test_logits_stay_float32_under_autocast(model):
+    """In bfloat16 cosines near 0.3 would be 0.002 apart: equal scores for boxes that differ."""
+    features, f_text = torch.randn(50, 64), torch.randn(5, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.logits(features, f_text)
+    assert logits.dtype == torch.float32 and torch.equal(logits, model.logits(features, f_text))
+
+
 def test_focal_loss_equals_the_sum_worked_out_by_hand():
     logits, targets = torch.tensor([[0.0, 2.0], [-1.0, 1.0]]), torch.tensor([[1, 0], [1, 1]])
     s = [[1 / (1 + math.exp(-v)) for v in row] for row in logits.tolist()]
