@@ -136,7 +136,8 @@ def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
 
 def trim(tokens: Tensor) -> Tensor:
     """Tokens (C, L) without the last columns, if all texts end before them: no text looks ahead, so none changes."""
-    return tokens[:, :max(int(tokens.any(dim=0).sum()), 1)]
+    ends = tokens.argmax(dim=-1)                             # not the last zeros: 0 is also the token "!"
+    return tokens[:, :int(ends.max()) + 1] if len(tokens) else tokens
 
 
 # ---------------------------------------------------------------- transformer

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align, sigmoid_focal_loss
 
 import ovstad
-from ovstad import ARCHS, build_model, focal_loss, fuse, info_nce, load_model, load_weights, tokenize
+from ovstad import ARCHS, build_model, focal_loss, fuse, info_nce, load_model, load_weights, tokenize, trim
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +305,12 @@ TEXTS = ["a person waving", "", "   ", "A  Person\n\tWALKING", "😀 waves 👋�
 def test_tokens_equal_those_of_clips_byte_pair_encoding(text):
     ids = [49406, *slow_clip_tokens(text)[:30], 49407]
     assert tokenize([text])[0].tolist() == ids + [0] * (32 - len(ids))
+
+
+def test_padding_that_all_texts_share_is_trimmed_and_no_end_token_with_it():
+    tokens = tokenize(["!?", "a"])                           # the first has token 0, which is also the padding, inside
+    assert (tokens[0] == 0).any() and tokens[0].argmax() == 3 and tokens[1].argmax() == 2
+    assert torch.equal(trim(tokens), tokens[:, :4]) and trim(tokens[:0]).shape == (0, 32)
 
 
 def test_a_long_text_is_cut_and_keeps_its_end_token():
