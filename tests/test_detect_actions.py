@@ -122,12 +122,12 @@ def bright_people(monkeypatch):
 # ---------------------------------------------------------------- words and scores
 
 def test_an_action_may_have_phrasings_and_a_name_alone_is_its_own():
-    assert detect_actions.parse_action("ride a bike", "x") == ("ride a bike", ["ride a bike"])
-    assert detect_actions.parse_action(" wave : waving a hand|hand wave ", "x") == ("wave", ["waving a hand", "hand wave"])
+    assert detect_actions.parse_actions(["ride a bike", " wave : waving a hand|hand wave "]) \
+        == {"ride a bike": ["ride a bike"], "wave": ["waving a hand", "hand wave"]}
 
 
 @pytest.mark.parametrize("text, message", [
-    ("wave\n\nwave: hand wave\n", r"f.txt:3: 'wave' is there already, in line 1"),
+    ("wave\n\nwave: hand wave\n", "f.txt:3: 'wave: hand wave' is there twice"),
     ("# only a comment\n", "f.txt: no action in it"),
     ("wave: a |\n", "f.txt:1: 'wave: a |' names no action"),
     (": a\n", "f.txt:1: ': a' names no action")])
@@ -141,7 +141,7 @@ def test_a_wrong_words_file_is_told_by_its_line(tmp_path, text, message):
 def test_words_file_gives_its_lines_without_comments(tmp_path):
     path = tmp_path / "f.txt"
     path.write_text("# mine\nwave: a | b\n\nride a bike\n")
-    assert detect_actions.read_actions(path) == ["wave: a | b", "ride a bike"]
+    assert detect_actions.read_actions(path) == {"wave": ["a", "b"], "ride a bike": ["ride a bike"]}
 
 
 def test_calibrated_score_is_the_words_share_in_a_softmax_over_it_and_the_background():
@@ -163,7 +163,7 @@ def test_one_word_alone_is_denied_where_the_background_fits_better():
 
 def test_phrasings_are_averaged_after_normalisation_and_scored_like_the_models_own_equations(ckpt):
     settings = Settings(background=("a person",))
-    words = Words(["wave: waving | hand wave", "walk"], ckpt, settings, torch.device("cpu"))
+    words = Words({"wave": ["waving", "hand wave"], "walk": ["walk"]}, ckpt, settings, torch.device("cpu"))
     model = words.model
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 255, (2, 4, 48, 64, 3), dtype=np.uint8)
@@ -188,11 +188,12 @@ def test_phrasings_are_averaged_after_normalisation_and_scored_like_the_models_o
 # ---------------------------------------------------------------- clips of a stream
 
 def clips_of(path: Path, times, frames=4, stride=2) -> list:
-    """(keyframe_sec, clip) of each step."""
+    """(keyframe_sec, clip) of each keyframe."""
     words = SimpleNamespace(frames=frames, stride=stride, short_side=48, model=SimpleNamespace(patch=8))
     source = detect_actions.Source(path, Settings())
-    steps = detect_actions.steps(source, iter(times), words, False, False, detect_actions.Clock(), threading.Event())
-    return [(step.time, step.clip) for step in steps if step.time is not None]
+    frames = list(detect_actions.read(source, iter(times), words, detect_actions.Clock()))
+    assert [a.until for a in frames[:-1]] == [b.time for b in frames[1:]]
+    return [(t, frame.clip) for frame in frames for t in frame.keyframes]
 
 
 @pytest.mark.parametrize("times", [at_25(2), np.cumsum([0, *[0.04, 0.12, 0.02, 0.3] * 10]), [0.0], [0.0, 0.04]],
@@ -225,11 +226,10 @@ def turned(path: Path) -> Path:
     return path
 
 
-def test_a_clock_that_jumps_goes_on_one_frame_later(tmp_path):
+def test_a_frame_whose_time_stamp_does_not_grow_comes_one_frame_after_the_last(tmp_path):
     source = detect_actions.Source(render(tmp_path / "v.mp4", [0, 0.04, 0.08]), Settings())
-    source.pictures = lambda: iter([(5.0, "a"), (5.04, "b"), (9000.0, "c"), (9000.04, "d"), (None, "e"), (1.0, "f"), (None, None)])
-    assert [t for t, _ in source] == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.2])
-    assert source.damaged == 1
+    source.pictures = iter([(5.0, "a"), (5.04, "b"), (None, "c"), (5.06, "d"), (5.4, "e")])
+    assert [t for t, _ in source] == pytest.approx([0, 0.04, 0.08, 0.12, 0.4])
 
 
 def test_an_error_in_a_thread_is_raised_where_its_items_are_read_and_leaving_early_ends_it():
@@ -253,13 +253,12 @@ def tracker(smooth=1, gap=1.5, names=("wave",), threshold=0.5, hold=0.25) -> Tra
 
 
 def feed(people: Tracker, keyframes) -> list:
-    """All chunks given out; keyframes: (time, boxes, scores of one word), the next one known each time."""
+    """All that is released; keyframes: (time, boxes, scores of one word)."""
     given = []
-    for i, (t, boxes, scores) in enumerate(keyframes):
+    for t, boxes, scores in keyframes:
         people.update(t, np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, float).reshape(-1, 1))
-        following = keyframes[i + 1][0] if i + 1 < len(keyframes) else t + 0.5
-        given.append(people.release(people.advance(following, following)))
-    people.finish(keyframes[-1][0] + 0.5)
+        given.append(people.release(t - people.delay))
+    people.cut(keyframes[-1][0] + 0.5)
     given.append(people.release(np.inf))
     return given
 
@@ -281,7 +280,7 @@ def test_the_pair_that_overlaps_most_is_linked_first():
 def test_a_person_unseen_for_longer_than_the_gap_is_a_new_one():
     given = feed(tracker(gap=0.6), [(0, [LEFT], [0]), (0.5, [], []), (1.0, [LEFT], [0])])
     assert [(d.time, d.track) for detections, *_ in given for d in detections] == [(0, 1), (1.0, 2)]
-    assert [(t.track, t.since, t.until) for *_, tubes in given for t in tubes] == [(1, 0.0, 0.25), (2, 0.75, 1.5)]
+    assert [track for *_, tracks in given for track in tracks] == [(1, 0.0, 0.25), (2, 0.75, 1.5)]
 
 
 def test_a_cut_ends_every_tube_there_even_where_the_boxes_agree():
@@ -289,8 +288,8 @@ def test_a_cut_ends_every_tube_there_even_where_the_boxes_agree():
     people.update(0.0, np.array([LEFT], np.float32), np.zeros((1, 1)))
     people.cut(0.3)
     people.update(0.5, np.array([LEFT], np.float32), np.zeros((1, 1)))
-    assert [seen.track for seen in people.people_at(0.29)] == [1]
-    assert [seen.track for seen in people.people_at(0.3)] == [2]
+    assert [track for track, *_ in people.people_at(0.29)] == [1]
+    assert [track for track, *_ in people.people_at(0.3)] == [2]
 
 
 def test_scores_are_the_mean_of_a_tubes_neighbouring_keyframes_and_spans_end_below_the_threshold():
@@ -306,29 +305,29 @@ def test_boxes_between_keyframes_are_interpolated_and_held_for_half_an_interval(
     people = tracker()
     people.update(1.0, np.array([[0.1, 0.1, 0.3, 0.5]], np.float32), np.zeros((1, 1)))
     people.update(1.5, np.array([[0.15, 0.1, 0.35, 0.7]], np.float32), np.zeros((1, 1)))
-    people.advance(9, 9)
     assert people.people_at(0.74) == [] and people.people_at(1.76) == []
-    assert people.people_at(0.8)[0].box == pytest.approx([0.1, 0.1, 0.3, 0.5])
-    assert people.people_at(1.2)[0].box == pytest.approx([0.12, 0.1, 0.32, 0.58])
-    assert people.people_at(1.7)[0].box == pytest.approx([0.15, 0.1, 0.35, 0.7])
+    assert people.people_at(0.8)[0][1] == pytest.approx([0.1, 0.1, 0.3, 0.5])
+    assert people.people_at(1.2)[0][1] == pytest.approx([0.12, 0.1, 0.32, 0.58])
+    assert people.people_at(1.7)[0][1] == pytest.approx([0.15, 0.1, 0.35, 0.7])
 
 
-def test_nothing_is_given_out_before_it_is_final():
-    people = tracker(smooth=3)
-    for i in range(3):
-        people.update(i / 2, np.array([LEFT], np.float32), np.full((1, 1), 0.5))
-        assert people.advance((i + 1) / 2, 9) == [0.0, 0.0, 0.5][i]
-    people.update(1.5, np.zeros((0, 4), np.float32), np.zeros((0, 1)))        # unseen, and may come back
-    assert people.advance(2.0, 9) == 0.5
-    assert people.advance(3.0, 9) == 2.75                                     # too late now: closed
+def test_what_is_released_does_not_depend_on_what_comes_later():
+    rng = np.random.default_rng(0)
+    moments = [i / 2 for i in range(40) if rng.random() < 0.7]
+    def stream():
+        return [(t, [LEFT] * (rng.random() < 0.6) + [RIGHT] * (rng.random() < 0.6)) for t in moments]
+
+    keyframes = [(t, boxes, rng.random(len(boxes))) for t, boxes in stream()]
+    short, long = feed(tracker(smooth=3), keyframes[:12]), feed(tracker(smooth=3), keyframes)
+    assert short[:12] == long[:12] and any(detections for detections, *_ in short[:12])
 
 
 def test_a_tube_forgets_what_is_given_out():
     people = tracker(smooth=3)
     for i in range(200):
         people.update(i / 2, np.array([LEFT], np.float32), np.full((1, 1), 0.5))
-        people.release(people.advance((i + 1) / 2, (i + 1) / 2))
-    assert len(people.tubes) == 1 and len(people.tubes[0].times) <= 5
+        people.release(i / 2 - people.delay)
+    assert len(people.tubes) == 1 and len(people.tubes[0].times) <= 10
 
 
 # ---------------------------------------------------------------- the command on rendered videos
@@ -380,7 +379,7 @@ def test_a_cut_makes_new_people_of_those_in_the_same_place(tmp_path, ckpt):
                "--no-video") == 0
     content = json.loads((tmp_path / "out" / "cut.json").read_text())
     assert [(d["time"], d["track"]) for d in content["detections"]] == [(0, 1), (0.5, 1), (1, 2), (1.5, 2)]
-    assert [(p["track"], p["start"], p["end"]) for p in content["people"]] == [(1, 0, 1), (2, 1, 1.75)]
+    assert [(p["track"], p["start"], p["end"]) for p in content["people"]] == [(1, 0, 1), (2, 1, 2)]
     assert not (tmp_path / "out" / "cut.mp4").exists()
 
 
@@ -401,7 +400,7 @@ def test_one_frame_is_a_video(tmp_path, ckpt, bright_people):
     assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out", "--threshold", 0) == 0
     assert len(read_rows(tmp_path / "out" / "one.csv")) == 1
     (moment, picture), = frames_of(tmp_path / "out" / "one.mp4")
-    assert moment == 0 and picture.shape == (240, 360, 3)                     # a small video is drawn larger
+    assert moment == 0 and picture.shape == (64, 96, 3)
     assert read_rows(tmp_path / "out" / "one_spans.csv")[1][:4] == ["1", "wave", "0.000", "0.040"]
 
 
@@ -432,14 +431,11 @@ def test_a_folder_of_frames_and_an_address_are_videos_and_max_seconds_ends_them(
     folder.mkdir()
     for i in range(30):
         Image.new("RGB", (97, 63), (250, 250, 250)).save(folder / f"{i + 1:04d}.png")
-    (folder / "0011.png").write_bytes(b"damaged")
     video = render(tmp_path / "v.mkv", at_25(2), grey=np.full(50, 250))
     address = f"file://{video}"
     assert run(folder, address, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out", "--max-seconds", 1, "--fps", 10) == 0
     assert [float(row[1]) for row in read_rows(tmp_path / "out" / "frames.csv")] == [0, 0.5]
-    name, = {path.stem for path in (tmp_path / "out").glob("file_*.mp4")}
-    frames = frames_of(tmp_path / "out" / f"{name}.mp4")
-    assert len(frames) == 25
+    assert len(frames_of(tmp_path / "out" / "v.mp4")) == 25
 
 
 def test_a_broken_video_is_named_the_others_go_on_and_the_status_is_1(tmp_path, ckpt, bright_people, capsys):
@@ -471,17 +467,24 @@ def test_a_broken_video_is_named_the_others_go_on_and_the_status_is_1(tmp_path, 
     assert (tmp_path / "out" / "good.csv").stat().st_mtime_ns > before
 
 
-def test_the_frames_held_do_not_grow_with_the_video(tmp_path, ckpt, bright_people):
-    words = Words(["wave"], ckpt, Settings(), torch.device("cpu"))
-    held = []
+def test_the_frames_held_do_not_grow_with_the_video(tmp_path, ckpt, bright_people, monkeypatch):
+    read, drawn, held = [], [], []
+    pictures, add = detect_actions.Source.__iter__, detect_actions.Film.add
+    monkeypatch.setattr(detect_actions.Source, "__iter__", lambda self: (read.append(1) or item for item in pictures(self)))
+
+    def counting_add(*arguments):
+        held.append(len(read) - len(drawn))
+        drawn.append(1)
+        add(*arguments)
+
+    monkeypatch.setattr(detect_actions.Film, "add", counting_add)
     for seconds in (12, 36):
         video = render(tmp_path / f"{seconds}.mp4", at_25(seconds), grey=np.full(25 * seconds, 250), size=(48, 48))
-        clock = detect_actions.watch(str(video), video.stem, tmp_path / "out", words, Settings(), None, None,
-                                     threading.Event(), quiet=True)
-        assert clock.read == clock.drawn == 25 * seconds
-        held.append(clock.held)
-    # steps of 12.5 frames: 4 in a batch, 2 + 2 between threads, 3 until final, 4 in given-out chunks
-    assert max(held) <= 13 * 16
+        assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out") == 0
+        assert len(read) == len(drawn) == 25 * seconds
+        read.clear(), drawn.clear()
+    # 64 frames with the models, 32 read ahead, 3.25 s waiting until they are final, 64 in each of 2 chunks
+    assert max(held) <= 64 + 32 + 82 + 2 * 64 + 10
 
 
 def test_library_gives_plain_records_and_reads_no_further_when_it_is_left(tmp_path, ckpt, bright_people):
@@ -554,7 +557,7 @@ def test_a_film_that_the_disk_has_no_room_for_is_told_in_one_line(tmp_path, ckpt
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(OSError, match=r"v.mp4: cannot be written \(File too large\)"):
+        with pytest.raises(OSError, match="File too large"):
             run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -575,31 +578,31 @@ def test_two_processes_share_the_videos_and_all_end_with_the_status_of_the_broke
 
 # ---------------------------------------------------------------- names and mistakes
 
-def test_equal_stems_get_names_of_their_own():
-    names = detect_actions.output_names(["a/x.mp4", "b/x.mp4", "a/y.mp4", "c/y.avi", "c/y.mp4", "z.mp4", "rtsp://host/cam?1"])
-    assert names == ["a_x", "b_x", "a_y", "c_y_1", "c_y_2", "z", "rtsp_host_cam_1"]
+def test_equal_stems_get_the_names_of_their_paths():
+    names = detect_actions.find_videos(["a/x.mp4", "b/x.mp4", "c/y.avi", "./c/y.mp4", "d/z.mp4", "rtsp://host/cam.sdp"])
+    assert list(names.values()) == ["a_x_mp4", "b_x_mp4", "c_y_avi", "c_y_mp4", "z", "cam"]
 
 
-def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_leave_an_empty_keyframe(tmp_path):
+def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_left_out(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("d/a.mp4,1,0,0,1,1,,0.9\nd/a.mp4,1,0,0,1,1,,0.8\nb.mp4,2,0,0,0.5,1,,0.3\nc,3,-0.1,0,0.5,1,,0.9\n")
     found = detect_actions.read_people(path, ["d/a.mp4", "e/b.mp4", "f/c.mp4", "g.mp4"], 0.5)
     assert [{t: boxes.tolist() for t, boxes in video.items()} for video in found] \
-        == [{1.0: [[0, 0, 1, 1]]}, {2.0: []}, {3.0: [[0, 0, 0.5, 1]]}, {}]
+        == [{1.0: [[0, 0, 1, 1]]}, {}, {3.0: [[0, 0, 0.5, 1]]}, {}]
 
 
 @pytest.mark.parametrize("arguments, message", [
     (["--actions"], "expected at least one argument"),
     ([], "no words to look for"),
     (["--actions-file", "absent.txt"], "absent.txt"),
-    (["--actions", "wave", "wave"], "each once"),
-    (["--actions", "wave", "--every", "0"], "--every 0.0: expected seconds, above 0"),
+    (["--actions", "wave", "wave"], "is there twice"),
+    (["--actions", "wave", "--every", "0"], "--every 0.0: expected a number above 0"),
     (["--actions", "wave", "--smooth", "2"], "--smooth 2: expected an odd number"),
     (["--actions", "wave", "--device", "cuda:99"], "--device cuda:99"),
     (["--actions", "wave", "--ckpt", "absent.pt"], "absent.pt: no such weights file"),
-    (["--actions", "wave", "--ckpt", "DETECTOR"], "a detector of people, not a model of actions"),
+    (["--actions", "wave", "--ckpt", "DETECTOR"], "not ViCLIP weights of a size we know"),
     (["--actions", "wave", "--proposals", "PIXELS"], "p.csv:1: box"),
-    (["--actions", "wave", "--proposals", "OTHER"], "has no row of"),
+    (["--actions", "wave", "--proposals", "OTHER"], "has no box of"),
     (["--actions", "wave", "--out", "."], "the video itself")])
 def test_a_mistake_gets_one_line_and_status_2(tmp_path, ckpt, bright_people, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
@@ -630,15 +633,15 @@ def test_a_full_disk_stops_with_one_line(tmp_path, ckpt, bright_people):
     videos = [render(tmp_path / f"{v}.mp4", at_25(0.4), grey=np.full(10, 250)) for v in "vw"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "v.csv").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="cannot be written .*No space left"):
+    with pytest.raises(OSError, match="No space left"):
         run(*videos, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out")
     assert not (tmp_path / "out" / "w.csv").exists()
 
 
 def test_legend_and_labels_stay_inside_small_and_large_pictures():
     names = [f"a rather long name of an action {i}" for i in range(30)]
-    people = [detect_actions.Seen(7, np.array([0.9, 0.0, 1.0, 1.0]), np.linspace(0, 1, 30))]
-    for size in ((240, 320), (1080, 1920), (2, 2)):
+    people = [(7, np.array([0.9, 0.0, 1.0, 1.0]), np.linspace(0, 1, 30)), (8, np.array([0.8, 0.0, 1.0, 1.0]), np.zeros(30))]
+    for size in ((240, 320), (1080, 1920)):
         picture = detect_actions.draw_people(np.zeros((*size, 3), np.uint8), people, names, Settings())
         assert picture.shape == (*size, 3) and picture.any()
 
