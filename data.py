@@ -178,7 +178,7 @@ class VideoReader:
     def _open(self) -> None:
         self.container, self.stream = open_container(self.path)
         self.stream.codec_context.thread_count = 1           # loader workers are the parallelism
-        self.frames = self.container.decode(self.stream)
+        self.frames, self.needed = self._decoded(), -math.inf
         self.buffer: list[tuple] = []                        # (position, frame), decoded and perhaps wanted again
         self.pixels: dict = {}                               # position -> RGB, converted and perhaps wanted again
         self.from_start, self.ended, self.count = True, False, 0
@@ -207,20 +207,22 @@ class VideoReader:
             return self.clip(min(math.floor(second * self.second / self.frame + 1e-6), last), frames, stride)
         target = self.start + second * self.second
         before, after = frames // 2 * stride, (frames - 1 - frames // 2) * stride
-        margin = 1.5
+        margin = 1.1
         while True:                                          # frames may be spaced unevenly: look further if too few
-            window = self._window(target - margin * (before + 1) * self.frame,
-                                  target + margin * (after + 1) * self.frame)
-            centre = max(sum(position <= target for position, _ in window) - 1, 0)
+            low = target - margin * (before + 1) * self.frame
+            window = self._window(low, target + margin * (after + 1) * self.frame)
+            if not self.from_start:                          # before low, not every frame was decoded
+                window = [entry for entry in window if entry[0] >= low]
+            centre = sum(position <= target for position, _ in window) - 1
             if ((centre >= before or self.from_start) and (centre + after < len(window) or self.ended)):
-                wanted = np.clip(centre + np.arange(-before, after + 1, stride), 0, len(window) - 1)
+                wanted = np.clip(max(centre, 0) + np.arange(-before, after + 1, stride), 0, len(window) - 1)
                 return self._convert([window[i] for i in wanted])
             margin *= 2
 
     def _window(self, low, high, keys: np.ndarray | None = None, ordinal: bool = False) -> list[tuple]:
         """The frames on screen from position low to high, in display order, in one pass of the decoder."""
         last = self.buffer[-1][0] if self.buffer else None
-        if last is None or (self.buffer[0][0] > low and not self.from_start):
+        if last is None or (max(self.buffer[0][0], self.needed) > low and not self.from_start):
             seek = last is not None or low > self.start
         elif low <= last or self.ended or ordinal:
             seek = False
@@ -228,6 +230,7 @@ class VideoReader:
             seek = np.searchsorted(keys, low, "right") > np.searchsorted(keys, last, "right")
         else:
             seek = low - last > self.second
+        self.needed = -math.inf if ordinal else low
         if seek:
             self._seek(low, ordinal)
         self._forget(low)
@@ -248,13 +251,21 @@ class VideoReader:
             except av.error.FFmpegError:
                 break                                        # not seekable: from the start
             self.buffer, self.pixels, self.from_start, self.ended = [], {}, False, False
-            self.frames = self.container.decode(self.stream)
+            self.frames = self._decoded()
             self._decode(ordinal)
             if self.buffer and self.buffer[0][0] <= low:
                 return
             back = max(2 * back, float(self.second))         # some containers land late: further back
         self.close()
         self._open()
+
+    def _decoded(self):
+        """Frames in display order. Before the position that is `needed`, those that no other frame refers to are skipped."""
+        for packet in self.container.demux(self.stream):
+            skip = packet.pts is not None and packet.pts < self.needed
+            self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+            self.from_start &= not skip
+            yield from packet.decode()
 
     def _decode(self, ordinal: bool) -> None:
         try:
