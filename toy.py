@@ -319,7 +319,7 @@ def write_demo(path: Path, seed: int, scenes: int = 6, seconds: int = 3) -> None
 
 # scenes of each set, and steps of each stage
 FULL = {"pretrain_scenes": 8000, "align_scenes": 1500, "train_scenes": 1000, "test_scenes": 400,
-        "pretrain_steps": 1200, "align_steps": 400, "finetune_steps": 400, "detector_steps": 300}
+        "pretrain_steps": 1200, "align_steps": 400, "finetune_steps": 400, "detector_steps": 600}
 QUICK = {"pretrain_scenes": 600, "align_scenes": 120, "train_scenes": 120, "test_scenes": 60,
          "pretrain_steps": 40, "align_steps": 15, "finetune_steps": 15, "detector_steps": 15}
 TRAINING = ("--optimizer adamw --lr 2e-3 --warmup 20 --batch-size 32 --scale 48 54 --short-side 48 --stride 2 "
