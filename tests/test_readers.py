@@ -763,7 +763,8 @@ def test_alignment_table_is_built_from_any_mix(tmp_path):
     write(tmp_path / "hc" / "train.json", hcstvg_entries())
     write(tmp_path / "vs" / "train_annotations.json", [vidstg_entry("123", "ride", 0, 2, 4)])
     vidor(tmp_path / "vidor", "123", {0: {2: (0, 0, 320, 180), 3: (0, 0, 320, 180)}}, 10)
-    write(tmp_path / "own" / "a.mp4")
+    for video in ("hc/video/55_vfjywN5CN0Y.mp4", "hc/video/10__Gvp-cj3bmIY.mkv", "vidor/video/0001/123.mp4", "own/a.mp4"):
+        write(tmp_path / video)                                # a pair whose video is not there would be left out
     write(tmp_path / "own" / "a.csv", "a.mp4,1,0.1,0.1,0.5,0.5,A boy runs\n")
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=0)
