@@ -83,8 +83,8 @@ def setting(group: str, default, text: str, **flag):
 class Settings:
     """How a video is watched."""
 
-    beta: float | None = setting("model", None, "fusion ratio, Eq. 2: 1 is region only, 0 global only; by default, as for "
-                                 "the next three, the checkpoint's", type=float)
+    beta: float | None = setting("model", None, "fusion ratio, Eq. 2: 1 is region only, 0 global only; by default, as "
+                                 "for the next three, the checkpoint's", type=float)
     frames: int | None = setting("model", None, "T", type=int)
     stride: int | None = setting("model", None, "frames from one of a clip to the next", type=int)
     short_side: int | None = setting("model", None, "of the clip's frames, pixels", type=int)
@@ -94,7 +94,7 @@ class Settings:
     link_iou: float = setting("people", 0.2, "overlap with the keyframe before that makes a box the same person; lower "
                               "for fast people")
     score: str = setting("scores", "calibrated", "see above", choices=["calibrated", "sigmoid"])
-    threshold: float = setting("scores", 0.5, "a word from this score on is drawn, summed up and a span; the CSV has all")
+    threshold: float = setting("scores", 0.5, "a word from this score on is drawn and makes spans; the CSV has all")
     background: tuple[str, ...] = setting("scores", BACKGROUND, "whole prompts that stand for none of the words",
                                           type=str, nargs="+", metavar="TEXT")
     smooth: int = setting("scores", 3, "keyframes of a tube that a score is the mean of, odd; 1 is off")
@@ -142,15 +142,17 @@ class Span(NamedTuple):
 # ---------------------------------------------------------------- the words
 
 def parse_actions(texts: list[str], path="actions") -> dict[str, list[str]]:
-    """{name: its phrasings} of lines `wave` or `wave: waving a hand | hand wave`; empty ones and # comments are skipped."""
+    """{name: its phrasings} of lines `wave` or `wave: waving a hand | hand wave`; # begins a comment."""
     actions = {}
     for i, text in enumerate(texts, 1):
         if text.strip() and not text.lstrip().startswith("#"):
             name, colon, rest = (part.strip() for part in text.partition(":"))
-            actions[name], before = [part.strip() for part in (rest if colon else name).split("|")], actions.get(name)
-            if not name or not all(actions[name]) or before:
-                raise ValueError(f"{path}:{i}: {text.strip()!r} {'is there twice' if before else 'names no action'}; "
+            phrasings = [part.strip() for part in (rest if colon else name).split("|")]
+            if name in actions or not name or not all(phrasings):
+                fault = "is there twice" if name in actions else "names no action"
+                raise ValueError(f"{path}:{i}: {text.strip()!r} {fault}; "
                                  "expected `wave` or `wave: waving a hand | hand wave`, each name once")
+            actions[name] = phrasings
     if not actions:
         raise ValueError(f"{path}: no action in it; expected one or more")
     return actions
@@ -330,7 +332,7 @@ def read(source: Source, times: Iterator[float], words: Words, busy: Counter) ->
 
 
 def in_thread(items: Iterator, ahead: int) -> Iterator:
-    """The items of a generator that runs in a thread of its own, `ahead` items in advance; it raises its errors here."""
+    """The items of a generator that runs `ahead` of us in a thread of its own; it raises its errors here."""
     with ThreadPoolExecutor(1) as thread:
         coming = deque(thread.submit(next, items, None) for _ in range(ahead))
         try:
@@ -381,7 +383,7 @@ class Tube:
     spans: dict[int, tuple] = field(default_factory=dict)    # of actions going on: start, end, sum, keyframes
 
 
-Seen = tuple[int, np.ndarray, np.ndarray]        # track, box (4,) as drawn on a frame, scores (C,) of the nearest keyframe
+Seen = tuple[int, np.ndarray, np.ndarray]        # on a frame: track, box (4,), scores (C,) of the nearest keyframe
 
 
 class Tracker:
@@ -499,9 +501,9 @@ def look(batch: list[Frame], words: Words, people, busy: Counter) -> dict[float,
                 rgb = [upright_rgb(p, p.width, p.height, reformatter) for p in (frame.picture for _, frame in some)]
                 seen = detect_humans.detect_frames(people, rgb)
                 boxes = [boxes[scores >= words.settings.person_score] for boxes, scores in seen]
-        found_in = [(time, frame.clip, own) for (time, frame), own in zip(some, boxes) if len(own)]
-        if found_in:                                                 # a clip without people is not encoded
-            times, clips, boxes = zip(*found_in)
+        occupied = [(time, frame.clip, own) for (time, frame), own in zip(some, boxes) if len(own)]
+        if occupied:                                                 # a clip without people is not encoded
+            times, clips, boxes = zip(*occupied)
             with timed(busy, "actions"):
                 scores = words.score(np.stack(clips), [torch.from_numpy(own) for own in boxes])
             found |= dict(zip(times, zip(boxes, scores)))
@@ -543,16 +545,17 @@ def analyse(source: Source, words: Words, people, busy: Counter, stop: threading
     yield chunk(inf)
 
 
-def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=detect_humans.DEFAULT, detector_weights=None,
-           device: str | None = None, **settings) -> Iterator[Detection]:
+def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=detect_humans.DEFAULT,
+           detector_weights=None, device: str | None = None, **settings) -> Iterator[Detection]:
     """Who does what, when and where: a Detection for every person on every keyframe, in order of time.
 
     video: a file, a folder of numbered frames, an address. actions: words, or "wave: waving | hand wave".
-    ckpt: a checkpoint, official weights, a Hub id, or a ViCLIP model; detector: a name, or one that was built.
-    proposals: a CSV of boxes in its place. settings: fields of `Settings`. A Detection has video (str), time (seconds after the first frame),
-    track (int from 1), box (x1, y1, x2, y2 in [0, 1]) and scores {action: score in [0, 1]}. Records come a
-    few seconds of video behind the reading; nobody in the picture gives none. ValueError or FileNotFoundError
-    in one line: the video, words, checkpoint or CSV that cannot be used. Closing the iterator stops its threads.
+    ckpt: a checkpoint, official weights, a Hub id, or a ViCLIP model. detector: a name, or one that was built.
+    proposals: a CSV of boxes in its place. settings: fields of `Settings`. A Detection has video (str), time
+    (seconds after the first frame), track (int from 1), box (x1, y1, x2, y2 in [0, 1]) and scores {action: in
+    [0, 1]}. Records come a few seconds of video behind the reading; nobody in the picture gives none. ValueError
+    or FileNotFoundError in one line: the video, words, checkpoint or CSV that cannot be used. Closing the
+    iterator stops its thread.
     """
     settings = Settings(**settings)
     device = engine.start_process(device).device
@@ -597,7 +600,7 @@ def draw_people(rgb: np.ndarray, people: list[Seen], names: list[str], settings:
     for track, box, scores in people:
         best = np.argsort(-scores, kind="stable")[:settings.top]
         said = [f"{names[c]} {scores[c]:.2f}" for c in best if scores[c] >= settings.threshold]
-        text = f"#{track} " + "\n".join(said)
+        text = f"#{track}  " + "\n".join(said)
         w, h = max(map(font.getlength, text.split("\n"))) + size / 2, line * max(len(said), 1)
         x, y = max(min(box[0] * W, W - w), 0), max(box[1] * H - h, 0)        # above the box where there is room
         for left, top, right, bottom in sorted(taken, key=lambda label: label[1]):
@@ -622,7 +625,8 @@ def draw_timeline(path, title: str, spans: list[Span], tracks: list[tuple[int, f
     bottom = top + row * max(len(rows), 1)
     image = Image.new("RGB", (1200, bottom + 30), "white")
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(15)
-    canvas.text((10, 8), f"{title}: {len(tracks)} people" + (f", the {len(shown)} longest" if tracks[60:] else ""), "black", font)
+    title += f": {len(tracks)} people" + (f", the {len(shown)} longest" if tracks[60:] else "")
+    canvas.text((10, 8), title, "black", font)
 
     def x_of(second: float) -> float:
         return left + (right - left) * second / max(seconds, SOON)
@@ -802,13 +806,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--actions", nargs="+", default=[], metavar="WORD",
         help="what to look for, in any words; 'wave: waving a hand | hand wave' averages phrasings")
     add("--actions-file", metavar="FILE", help="the same, one a line; # begins a comment line")
-    groups["model"].add_argument("--ckpt", default="ViT-B/16", help="a checkpoint of train_finetune.py (best) or train_align.py, "
-                                 "ViCLIP's official weights (a file or Hub id), or an architecture's name for these")
+    groups["model"].add_argument("--ckpt", default="ViT-B/16", help="a checkpoint of train_finetune.py (best) or "
+                                 "train_align.py, or ViCLIP's official weights: a file, a Hub id, an architecture's name")
     add = groups["people"].add_argument
     add("--detector", default=detect_humans.DEFAULT, help="one of detect_humans.py")
     add("--detector-weights", metavar="FILE", help="by default its COCO weights, downloaded once")
-    add("--proposals", metavar="CSV", help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; seconds) in place of "
-        "the detector; its keyframes are then the keyframes")
+    add("--proposals", metavar="CSV", help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; seconds) in "
+        "place of the detector; its keyframes are then the keyframes")
     add = groups["output"].add_argument
     add("--out", default="runs/actions", help="folder")
     add("--json", action="store_true", help="all of it in one JSON file, too")
