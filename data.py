@@ -145,6 +145,9 @@ def open_container(path: str, **options):
     if not container.streams.video:
         container.close()
         raise ValueError(f"{path}: has no video stream")
+    if container.streams.video[0].codec_context is None:
+        container.close()
+        raise ValueError(f"{path}: this FFmpeg has no decoder for its video")
     return container, container.streams.video[0]
 
 
@@ -175,7 +178,7 @@ class VideoReader:
     def _open(self) -> None:
         self.container, self.stream = open_container(self.path)
         self.stream.codec_context.thread_count = 1           # loader workers are the parallelism
-        self.frames = self.container.decode(self.stream)
+        self.frames, self.needed = self._decoded(), -math.inf
         self.buffer: list[tuple] = []                        # (position, frame), decoded and perhaps wanted again
         self.pixels: dict = {}                               # position -> RGB, converted and perhaps wanted again
         self.from_start, self.ended, self.count = True, False, 0
@@ -204,20 +207,22 @@ class VideoReader:
             return self.clip(min(math.floor(second * self.second / self.frame + 1e-6), last), frames, stride)
         target = self.start + second * self.second
         before, after = frames // 2 * stride, (frames - 1 - frames // 2) * stride
-        margin = 1.5
+        margin = 1.1
         while True:                                          # frames may be spaced unevenly: look further if too few
-            window = self._window(target - margin * (before + 1) * self.frame,
-                                  target + margin * (after + 1) * self.frame)
-            centre = max(sum(position <= target for position, _ in window) - 1, 0)
+            low = target - margin * (before + 1) * self.frame
+            window = self._window(low, target + margin * (after + 1) * self.frame)
+            if not self.from_start:                          # before low, not every frame was decoded
+                window = [entry for entry in window if entry[0] >= low]
+            centre = sum(position <= target for position, _ in window) - 1
             if ((centre >= before or self.from_start) and (centre + after < len(window) or self.ended)):
-                wanted = np.clip(centre + np.arange(-before, after + 1, stride), 0, len(window) - 1)
+                wanted = np.clip(max(centre, 0) + np.arange(-before, after + 1, stride), 0, len(window) - 1)
                 return self._convert([window[i] for i in wanted])
             margin *= 2
 
     def _window(self, low, high, keys: np.ndarray | None = None, ordinal: bool = False) -> list[tuple]:
         """The frames on screen from position low to high, in display order, in one pass of the decoder."""
         last = self.buffer[-1][0] if self.buffer else None
-        if last is None or (self.buffer[0][0] > low and not self.from_start):
+        if last is None or (max(self.buffer[0][0], self.needed) > low and not self.from_start):
             seek = last is not None or low > self.start
         elif low <= last or self.ended or ordinal:
             seek = False
@@ -225,6 +230,7 @@ class VideoReader:
             seek = np.searchsorted(keys, low, "right") > np.searchsorted(keys, last, "right")
         else:
             seek = low - last > self.second
+        self.needed = -math.inf if ordinal else low
         if seek:
             self._seek(low, ordinal)
         self._forget(low)
@@ -245,13 +251,21 @@ class VideoReader:
             except av.error.FFmpegError:
                 break                                        # not seekable: from the start
             self.buffer, self.pixels, self.from_start, self.ended = [], {}, False, False
-            self.frames = self.container.decode(self.stream)
+            self.frames = self._decoded()
             self._decode(ordinal)
             if self.buffer and self.buffer[0][0] <= low:
                 return
             back = max(2 * back, float(self.second))         # some containers land late: further back
         self.close()
         self._open()
+
+    def _decoded(self):
+        """Frames in display order. Before the position that is `needed`, those that no other frame refers to are skipped."""
+        for packet in self.container.demux(self.stream):
+            skip = packet.pts is not None and packet.pts < self.needed
+            self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+            self.from_start &= not skip
+            yield from packet.decode()
 
     def _decode(self, ordinal: bool) -> None:
         try:
@@ -378,16 +392,19 @@ def normalise(video: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.
 
     jitter (B, 3): factors of brightness, contrast and saturation, one set a clip; v2.ColorJitter has one a call.
     """
+    def beside(values):                                      # without making the host wait for the GPU
+        return torch.as_tensor(values).to(video.device, non_blocking=True)
+
     x = video.float() / 255
     if jitter is not None:
-        grey_weight = x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-        brightness, contrast, saturation = jitter.to(x.device).view(-1, 3, 1, 1, 1, 1).unbind(1)
+        grey_weight = beside([0.299, 0.587, 0.114]).view(3, 1, 1)
+        brightness, contrast, saturation = beside(jitter).view(-1, 3, 1, 1, 1, 1).unbind(1)
         x = (x * brightness).clamp(0, 1)
         mean_grey = (x * grey_weight).sum(2, keepdim=True).mean((1, 3, 4), keepdim=True)
         x = (mean_grey + (x - mean_grey) * contrast).clamp(0, 1)
         grey = (x * grey_weight).sum(2, keepdim=True)
         x = (grey + (x - grey) * saturation).clamp(0, 1)
-    return (x - x.new_tensor(IMAGENET_MEAN).view(3, 1, 1)) / x.new_tensor(IMAGENET_STD).view(3, 1, 1)
+    return (x - beside(IMAGENET_MEAN).view(3, 1, 1)) / beside(IMAGENET_STD).view(3, 1, 1)
 
 
 def swap_left_right(text: str) -> str:
@@ -468,7 +485,7 @@ class ClipDataset(torch.utils.data.Dataset):
                 return {"video": torch.from_numpy(clip).permute(0, 3, 1, 2).contiguous(), "keyframe": place,
                         "boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
             clip = self.read(place, int(rng.integers(self.scale[0], self.scale[1] + 1)))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, av.error.FFmpegError) as error:
             self.reader, self.reader_path = None, None
             item = {"bad": f"{self.name(place)}: {error}", "keyframe": place}
             if self.crop is not None:                        # in training a black clip without boxes takes its place
@@ -1796,8 +1813,10 @@ def contact_sheet(table: Annotations, path, count: int = 24, seed: int = 0) -> N
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="Read a "
-                                     "dataset and say what is in it, what is missing and what is broken.")
+    from engine import HelpFormatter                           # engine.py imports this file
+
+    parser = argparse.ArgumentParser(formatter_class=HelpFormatter, description="Read a dataset and say what is in it, "
+                                     "what is missing and what is broken.")
     parser.add_argument("command", choices=["check"])
     add_dataset_flags(parser)
     parser.add_argument("--split", default="train", help="train, val, test, or all")

@@ -245,11 +245,12 @@ def open_part(path: Path, settings: dict, resume: bool):
 def detect(args: argparse.Namespace) -> Path:
     """Write the proposals CSV and return its path. Processes write part files, which the first one joins in order."""
     process = engine.start_process(args.device)
-    out = Path(args.out or "proposals.csv")
+    out = Path(args.out)
     if out.exists():
         if not args.resume:
             raise ValueError(f"{out}: is already there; choose another --out, or delete it")
-        print(f"{out}: is already complete")
+        if process.is_main:
+            print(f"{out}: is already complete")
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -400,7 +401,7 @@ def some_keyframes(table: Annotations, count: int) -> Annotations:
 def train(args: argparse.Namespace) -> Path:
     """Finetune the detector and return the path of its checkpoint."""
     process = engine.start_process(args.device)
-    out = Path(args.out or "runs/humans")
+    out = Path(args.out)
 
     # data
     dataset = Keyframes(data.read_dataset(**vars(args) | {"split": "train"}).on_disk())
@@ -495,6 +496,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.videos and (args.finetune or args.measure):
         purpose = "finetune" if args.finetune else "measure"
         raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {purpose} on; name a --dataset")
+    args.out = args.out or ("runs/humans" if args.finetune else "proposals.csv")
     return args
 
 
@@ -502,8 +504,9 @@ def main() -> None:
     args = parse_args()
     if args.finetune:
         path = train(args)
-        print(f"the detector is finetuned: {path}\n"
-              f"next: python detect_humans.py --dataset {args.dataset} --detector-weights {path} --out proposals.csv")
+        if engine.is_main():
+            print(f"the detector is finetuned: {path}\n"
+                  f"next: python detect_humans.py --dataset {args.dataset} --detector-weights {path} --out proposals.csv")
     elif args.measure:
         table = data.read_dataset(**vars(args))
         print_measures(measure(table, data.read_proposals(args.measure, table)))

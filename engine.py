@@ -34,12 +34,23 @@ def cli(main) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
+    except torch.OutOfMemoryError as error:
+        print(f"error: out of GPU memory: {str(error).split('. ')[0]}; give a smaller --batch-size or, in training, --accumulate, "
+              "--gradient-checkpointing or --amp", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         status = 130
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
     sys.exit(status)
+
+
+def positive(text: str) -> int:
+    """A flag's whole number, 1 or more."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -70,15 +81,15 @@ def add_training_flags(parser: argparse.ArgumentParser, batch_size=None, iterati
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
 
     group = parser.add_argument_group("clips")
-    group.add_argument("--frames", type=int, help="T; by default what the model was pretrained with (8)")
-    group.add_argument("--stride", type=int, default=stride, help="frames from one of a clip to the next; the paper has 1 for "
+    group.add_argument("--frames", type=positive, help="T; by default what the model was pretrained with (8)")
+    group.add_argument("--stride", type=positive, default=stride, help="frames from one of a clip to the next; the paper has 1 for "
                        "UCF-JHMDB and 8 for OV-AVA")
-    group.add_argument("--crop", type=int, help="training crop in pixels; by default the pretraining size (224)")
+    group.add_argument("--crop", type=positive, help="training crop in pixels; by default the pretraining size (224)")
     group.add_argument("--scale", type=int, nargs=2, metavar=("MIN", "MAX"),
                        help="range of the random short side; by default 8/7 to 10/7 of the crop (256 320)")
-    group.add_argument("--short-side", type=int, help="of frames at test; remembered by the checkpoint, by default 8/7 "
+    group.add_argument("--short-side", type=positive, help="of frames at test; remembered by the checkpoint, by default 8/7 "
                                                       "of the crop (256)")
-    group.add_argument("--accumulate", type=int, default=1, help="split each process's share of a batch into this many parts")
+    group.add_argument("--accumulate", type=positive, default=1, help="split each process's share of a batch into this many parts")
     add_optimisation_flags(parser, batch_size, iterations, lr, weight_decay=1e-7)
     add_run_flags(parser)
     parser.add_argument_group("output").add_argument("--out", help="folder of checkpoints and log")
@@ -88,8 +99,8 @@ def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, ite
                            weight_decay: float, warmup: int = 1000) -> None:
     """Flags that mean the same in every script that trains."""
     group = parser.add_argument_group("optimisation")
-    group.add_argument("--batch-size", type=int, default=batch_size, help="clips a step, over all processes")
-    group.add_argument("--iterations", type=int, default=iterations, help="optimiser steps")
+    group.add_argument("--batch-size", type=positive, default=batch_size, help="clips a step, over all processes")
+    group.add_argument("--iterations", type=positive, default=iterations, help="optimiser steps")
     group.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for models as small as the toy")
     group.add_argument("--lr", type=float, default=lr, help="base learning rate")
     group.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up, before a cosine to 0 (not in the paper)")
@@ -98,8 +109,8 @@ def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, ite
 
     group = parser.add_argument_group("files")
     group.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if there is one; same result as uninterrupted")
-    group.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
-    group.add_argument("--log-every", type=int, default=20, help="steps between lines of OUT/log.jsonl")
+    group.add_argument("--save-every", type=positive, default=1000, help="steps between checkpoints")
+    group.add_argument("--log-every", type=positive, default=20, help="steps between lines of OUT/log.jsonl")
 
 
 # ---------------------------------------------------------------- processes
@@ -139,15 +150,21 @@ def is_main() -> bool:
 def start_process(device: str | None = None) -> Process:
     """Join the processes that torchrun started, or be the only one. nccl on GPUs, gloo on CPUs."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if device is None:
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(device)
+        device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"--device {device}: no such device; give cpu, cuda or cuda:N") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name}: no such device; give cpu, cuda or cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"--device {device}: no CUDA GPU is visible here; leave the flag out to run on the CPU")
+            raise ValueError(f"--device {name}: no CUDA GPU is visible here; leave the flag out to run on the CPU")
+        if device.index is None:                             # plain "cuda": to each process of a machine its own
+            device = torch.device("cuda", local_rank)
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(f"{device}: only {torch.cuda.device_count()} GPUs are visible here; start no more processes than "
+                             "that (--nproc_per_node), or give --device cpu")
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if "RANK" not in os.environ:
@@ -200,7 +217,8 @@ def learning_rate(step: int, base: float, warmup: int, iterations: int) -> float
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
     """Write a checkpoint so that, killed at any moment, the old file or the new one stands there whole."""
     temporary = path.with_name(path.name + ".tmp")
-    torch.save(checkpoint, temporary)
+    with open(temporary, "wb") as file:                      # a file of ours: a full disk is an OSError, with its reason
+        torch.save(checkpoint, file)
     os.replace(temporary, path)
 
 
@@ -228,9 +246,11 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.op
         return 0
     if not args.resume:
         raise ValueError(f"{path}: a run is already there; go on with --resume, or choose another --out")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    weights, checkpoint = ovstad.read_weights(path)
+    if "optimizer" not in checkpoint:
+        raise ValueError(f"{path}: holds weights, but no run to go on with; choose another --out")
     check_same_run(path, checkpoint["args"], plain(args))
-    model.load_state_dict(checkpoint["model"])
+    model.load_state_dict(weights)
     optimizer.load_state_dict(checkpoint["optimizer"])
     return checkpoint["step"]
 
@@ -280,7 +300,7 @@ class BadClips:
     def count(self, clips: int, reasons: list[str]) -> None:
         self.tried, self.bad = self.tried + clips, self.bad + len(reasons)
         for reason in reasons:
-            if reason not in self.named:
+            if reason not in self.named and is_main():
                 tqdm.write(f"skipped {reason}", file=sys.stderr)
                 self.named.add(reason)
         if self.tried >= self.PATIENCE and self.bad > self.HOPELESS * self.tried:

@@ -370,7 +370,8 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
     (AVA 2019, ACT), or "ignore"d (AVA 2020). Rows of the ground truth without a text match nothing
     but name their keyframe. A class without ground truth has ap None and does not count in the mean.
     """
-    check(truth, detections, protocol, keyframes_without_gt)
+    check_protocol(truth, protocol, keyframes_without_gt)
+    check_detections(truth, detections)
     true_key = keyframe_key(truth, truth.video, truth.keyframe)                  # (n,) int64
     found_key = keyframe_key(truth, detections.video, detections.keyframe)       # (m,) int64
     keys, true_place = np.unique(true_key, return_inverse=True)
@@ -468,8 +469,8 @@ def official_ids(truth: Annotations) -> list[int]:
     return truth.ids if truth.ids is not None else list(range(1, len(truth.texts) + 1))
 
 
-def check(truth: Annotations, detections: Detections, protocol: str, keyframes_without_gt: str) -> None:
-    """Refuse what would give a number without meaning."""
+def check_protocol(truth: Annotations, protocol: str, keyframes_without_gt: str) -> None:
+    """ValueError if this truth cannot be scored so."""
     if protocol not in ("ava", "act"):
         raise ValueError(f"protocol {protocol!r} is not known; use 'ava' or 'act'")
     if keyframes_without_gt not in ("false", "ignore"):
@@ -477,6 +478,10 @@ def check(truth: Annotations, detections: Detections, protocol: str, keyframes_w
     if protocol == "act" and truth.size is None:
         raise ValueError("protocol act measures in pixels, but the ground truth has no frame sizes; "
                          "use protocol ava")
+
+
+def check_detections(truth: Annotations, detections: Detections) -> None:
+    """Refuse what would give a number without meaning."""
     m = len(detections.video)
     for name in ("keyframe", "box", "label", "score"):
         if getattr(detections, name).shape != ((m, 4) if name == "box" else (m,)):
@@ -651,9 +656,7 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
     sum of the IoUs of their boxes over the number of frames in which either is (pixel-inclusive where
     the truth has frame sizes). Ground-truth tubes are the boxes of one person and class in a video.
     """
-    if truth.unit != "frame" or truth.person is None:
-        raise ValueError("video mAP needs ground truth by frames, with the boxes of a person linked: "
-                         "UCF101-24 or JHMDB-21")
+    check_tubes(truth)
     ious = ious or {"0.2": [0.2], "0.5": [0.5], "0.5:0.95": [0.5 + 0.05 * i for i in range(10)]}
     pixel, classes = int(truth.size is not None), len(truth.texts)
 
@@ -692,6 +695,12 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
         entries.append({"id": number, "name": name, "ap": ap, "gt": n_true, "tubes": int(mine.sum())})
     return {"min_length": min_length, "tubes": len(order), "gt": len(true.group), "classes": entries,
             "map": {key: mean_of(entry["ap"][key] for entry in entries) for key in ious}}
+
+
+def check_tubes(truth: Annotations) -> None:
+    if truth.unit != "frame" or truth.person is None:
+        raise ValueError("video mAP needs ground truth by frames, with the boxes of a person linked: "
+                         "UCF101-24 or JHMDB-21")
 
 
 @dataclass
@@ -924,7 +933,9 @@ MIN_SCORE = {"ucf-jhmdb": 0.3, "ov-ava": 0.8, "csv": 0.0}           # Section 4.
 
 def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
     """The test sets of a benchmark; what the flags leave open, the checkpoint's record tells."""
-    trained = record.get("args", {})
+    trained = dict(record.get("args", {}))
+    if "dataset" not in trained and trained.get("csv") and (Path(trained["csv"]).parent / "test.csv").is_file():
+        trained |= {"dataset": "csv", "data": str(Path(trained["csv"]).parent)}          # aligned on a CSV with a test set beside it
     benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained.get("dataset"))
     if benchmark is None:
         raise ValueError(f"{args.ckpt[0]}: was not finetuned, so it names no benchmark; give --benchmark "
@@ -934,30 +945,23 @@ def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
     sets = []
     if benchmark == "ucf-jhmdb":
         ucf = data.read_dataset("ucf101-24", folder, "test")
-        sets.append(("UCF101-24", ucf, []))
+        sets.append(("UCF101-24", ucf, [], folder or "data/ucf101-24"))
         for split in args.split:
             jhmdb = data.read_dataset("jhmdb-21", args.jhmdb, "test", part=split)
-            sets.append((f"JHMDB-21 split {split}", jhmdb, jhmdb.texts))
+            sets.append((f"JHMDB-21 split {split}", jhmdb, jhmdb.texts, args.jhmdb))
     elif benchmark == "ov-ava":
         ava = data.read_dataset("ava", folder, "test", version=args.version)
-        sets.append(("AVA", ava, data.novel_classes("ava", ava.texts, args.novel)))
+        sets.append(("AVA", ava, data.novel_classes("ava", ava.texts, args.novel), folder or "data/ava"))
     else:
         own = data.read_dataset("csv", folder, "test", csv=args.csv)
         base = record.get("base") or own.texts
         named = data.novel_classes("csv", own.texts, args.novel, folder)
-        sets.append(("csv", own, named or [name for name in own.texts if name not in base]))
+        sets.append(("csv", own, named or [name for name in own.texts if name not in base], folder or "data/csv"))
 
-    files = args.proposals
-    default = Path(folder or "data/csv") / "proposals.csv"
-    if not files and benchmark == "csv" and default.is_file():
-        files = [str(default)]
-    if not files and benchmark != "csv":
-        raise ValueError(f"--proposals is missing: human boxes on the test keyframes, from detect_humans.py or another "
-                         "detector's file; or 'ground-truth', for the annotated people")
     min_score = MIN_SCORE[benchmark] if args.score is None else args.score
     result = []
-    for i, (name, truth, novel) in enumerate(sets):
-        path = files[min(i, len(files) - 1)] if files else "ground-truth"
+    for i, (name, truth, novel, beside) in enumerate(sets):
+        path = args.proposals[min(i, len(args.proposals) - 1)] if args.proposals else boxes_beside(beside, benchmark)
         if path == "ground-truth":
             proposals, source, threshold = annotated_people(truth), "ground truth", None
         else:
@@ -965,6 +969,18 @@ def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
             source, threshold = path, min_score
         result.append(TestSet(name, truth, proposals, novel, source, threshold, PROTOCOL[benchmark]))
     return result
+
+
+def boxes_beside(folder: str, benchmark: str) -> str:
+    """Where a test set's human boxes lie if --proposals does not say: proposals.csv in its folder; AVA's may be LFB's."""
+    names = ["proposals.csv"] + ["annotations/ava_val_predicted_boxes.csv", "ava_val_predicted_boxes.csv"] * (benchmark == "ov-ava")
+    for path in (Path(folder) / name for name in names):
+        if path.is_file():
+            return str(path)
+    if benchmark == "csv":
+        return "ground-truth"
+    raise ValueError(f"--proposals is missing, and {Path(folder) / names[0]} is not there: human boxes on the test keyframes, from "
+                     "detect_humans.py or another detector's file; or 'ground-truth', for the annotated people")
 
 
 def annotated_people(truth: Annotations) -> data.Proposals:
@@ -1071,6 +1087,11 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                 "short_side": args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)}
     betas = args.beta or [record.get("beta", ovstad.BETA)]
     sets = read_benchmark(args, record)
+    for one in sets:                                         # mistakes that would show only after all clips are encoded
+        for protocol in args.protocol or [one.protocol]:
+            check_protocol(one.truth, protocol, args.keyframes_without_gt)
+        if args.video_map:
+            check_tubes(one.truth)
     out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
     out = out / Path(path).stem if len(args.ckpt) > 1 else out
     model = model.to(process.device)
@@ -1089,7 +1110,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                                       np.concatenate([k.box for k in kinds]), np.repeat(range(len(kinds)), [len(k.video) for k in kinds]),
                                       unit=one.truth.unit, files=one.truth.files, start_sec=one.truth.start_sec)
         missing = sorted({one.truth.videos[v] for v in np.unique(boxes.video) if not one.truth.files[v]})
-        if len(missing) > 0.25 * len(np.unique(boxes.video)):
+        if len(missing) > engine.BadClips.HOPELESS * len(np.unique(boxes.video)):
             raise FileNotFoundError(f"{one.name}: {len(missing)} of {len(np.unique(boxes.video))} videos are not on disk, the "
                                     f"first one being {missing[0]}; check the paths with: python data.py check")
         folder = out / f"parts-{number}"
@@ -1106,13 +1127,19 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     if not process.is_main:
         return []
 
+    for one, boxes, logits in scored:
+        bad, keyframes = logits["bad"], len(boxes.keyframe_starts()) - 1
+        if len(bad) > engine.BadClips.HOPELESS * keyframes:
+            raise ValueError(f"{one.name}: {len(bad)} of {keyframes} keyframes could not be read, such as {bad[0]}; check the "
+                             "videos with: python data.py check")
+        if bad:
+            print(f"{one.name}: {len(bad)} keyframes could not be read, such as {bad[0]}", file=sys.stderr)
+
     results = []
     for place, beta in enumerate(betas):
         for protocol in args.protocol or [sets[0].protocol]:
             rows = []
             for number, (one, boxes, logits) in enumerate(scored):
-                if logits["bad"]:
-                    print(f"{one.name}: {len(logits['bad'])} keyframes could not be read, such as {logits['bad'][0]}", file=sys.stderr)
                 columns = [classes.index(name) for name in one.truth.texts]
                 own = logits | {"logits": logits["logits"][:, :, columns]}
                 found = detections_of(own, boxes, 0, place, range(len(columns)))
@@ -1202,15 +1229,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--csv", help="with --benchmark csv: the test annotations, in place of DATA/test.csv")
     group.add_argument("--version", help="AVA's 2.1 or 2.2; default: the newest there")
     group.add_argument("--proposals", nargs="+", metavar="FILE", help="human boxes; two files for ucf-jhmdb if they are apart; "
-                       "'ground-truth' for the annotated people. With csv by default DATA/proposals.csv, else ground-truth")
+                       "'ground-truth' for the annotated people; default: proposals.csv in the folder of each test set (ov-ava: or LFB's "
+                       "ava_val_predicted_boxes.csv; csv: or ground-truth)")
     group.add_argument("--score", type=float, help="lowest proposal score; default: 0.3 for ucf-jhmdb, 0.8 for ov-ava (Section 4.1)")
     group.add_argument("--beta", type=float, nargs="+", help="fusion ratios, for one pass of the encoder; default: the checkpoint's")
     group.add_argument("--joint", action="store_true", help="also all classes of ucf-jhmdb asked of both test sets at once")
     group.add_argument("--localisation", action="store_true", help="also how good the boxes are, and the mAP on annotated boxes")
-    group.add_argument("--frames", type=int, help="T; default: the checkpoint's")
-    group.add_argument("--stride", type=int, help="default: the checkpoint's")
-    group.add_argument("--short-side", type=int, help="pixels; default: the checkpoint's (256)")
-    group.add_argument("--batch-size", type=int, default=16, help="clips at a time, for each process")
+    group.add_argument("--frames", type=engine.positive, help="T; default: the checkpoint's")
+    group.add_argument("--stride", type=engine.positive, help="default: the checkpoint's")
+    group.add_argument("--short-side", type=engine.positive, help="pixels; default: the checkpoint's (256)")
+    group.add_argument("--batch-size", type=engine.positive, default=16, help="clips at a time, for each process")
     group.add_argument("--out", help="folder of the predictions; default: eval/ beside the checkpoint")
     group.add_argument("--resume", action="store_true", help="keep the finished part of an interrupted run")
     engine.add_run_flags(parser)
@@ -1244,10 +1272,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def score_files(args: argparse.Namespace) -> list[dict]:
     """One result for each split, predictions file and protocol, each printed."""
-    if not 0 < args.iou <= 1:
-        raise ValueError(f"--iou {args.iou:g} is not in (0, 1]")
-    if args.max_per_keyframe < 0:
-        raise ValueError(f"--max-per-keyframe {args.max_per_keyframe} is negative; 0 is no limit")
     pickled = Path(args.ground_truth).suffix in (".pkl", ".pickle")
     results = []
     for split in args.split if pickled else [None]:
@@ -1282,6 +1306,10 @@ def score_files(args: argparse.Namespace) -> list[dict]:
 
 def main() -> None:
     args = parse_args()
+    if not 0 < args.iou <= 1:
+        raise ValueError(f"--iou {args.iou:g} is not in (0, 1]")
+    if args.max_per_keyframe < 0:
+        raise ValueError(f"--max-per-keyframe {args.max_per_keyframe} is negative; 0 is no limit")
     if args.ckpt:
         process = engine.start_process(args.device)
         results = [result for path in args.ckpt for result in score_checkpoint(path, args, process)]

@@ -134,11 +134,29 @@ def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
     return tokens
 
 
+def trim(tokens: Tensor) -> Tensor:
+    """Tokens (C, L) without the last columns, if all texts end before them: no text looks ahead, so none changes."""
+    ends = tokens.argmax(dim=-1)                             # not the last zeros: 0 is also the token "!"
+    return tokens[:, :int(ends.max()) + 1] if len(tokens) else tokens
+
+
 # ---------------------------------------------------------------- transformer
 
 class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), as a scaled SiLU: backward then needs one tensor of the widest layer instead of two."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        return F.silu(1.702 * x).div_(1.702)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(width of a head)) v, all (B, nh, L, M / nh)."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not (causal or torch.is_grad_enabled()):
+        # torch's attention on CPUs multiplies bfloat16 without the processor's instructions for it, plain products
+        # do not; one head at a time, its (L, L) weights stay in the cache
+        heads = zip((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+        return torch.stack([torch.softmax(query @ key.T, -1) @ value for query, key, value in heads]).view_as(q)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 class Attention(nn.Module):
@@ -155,7 +173,7 @@ class Attention(nn.Module):
         B, L, M = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                # (B, L, 3M)
         q, k, v = qkv.view(B, L, 3, self.heads, M // self.heads).permute(2, 0, 3, 1, 4)   # each (B, nh, L, M/nh)
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        x = attention(q, k, v, causal)
         return self.out_proj(x.transpose(1, 2).reshape(B, L, M))
 
 
@@ -312,11 +330,12 @@ class ViCLIP(nn.Module):
 
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Embeddings (C, D) of a list of texts."""
-        return self.text_encoder(tokenize(prompts, ARCHS[self.arch].context).to(self.temp.device))
+        return self.text_encoder(trim(tokenize(prompts, ARCHS[self.arch].context)).to(self.temp.device))
 
     def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
         """Cosine similarity over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""
-        cosine = F.normalize(features.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T
+        with torch.autocast(features.device.type, enabled=False):            # bfloat16 cosines would be 0.002 apart: ties
+            cosine = F.normalize(features.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T
         return cosine / self.temp                                            # Eq. (3) and (5), before the sigmoid
 
     def forward(self, video: Tensor, boxes: list[Tensor], text: Tensor, beta: float = BETA) -> Tensor:
@@ -327,7 +346,8 @@ class ViCLIP(nn.Module):
         f_global, f_map = self.encode_video(video)
         f_region = self.region_features(f_map, boxes)
         f_text = text if text.is_floating_point() else self.text_encoder(text)
-        fused = fuse(f_region, f_global.float()[clip_of_box(boxes).to(video.device)], beta)
+        clip = clip_of_box(boxes).to(video.device, non_blocking=True)        # (N,)
+        fused = fuse(f_region, f_global.float()[clip], beta)
         return self.logits(fused, f_text)
 
 
@@ -393,7 +413,7 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:                               # each format has its own errors for a damaged file
         raise ValueError(f"{path}: cannot be read as weights, perhaps cut short or not a weights file; "
-                         f"download it again ({type(error).__name__}: {str(error).splitlines()[0][:120]})") from None
+                         f"download it again ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from None
     state = content.get("model", content) if isinstance(content, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: holds no state dict; expected tensors by name, alone or under 'model'")

@@ -42,7 +42,7 @@ class SentenceFeatures:
             block = slice(first, first + self.BLOCK)
             self.table[block] = self.model.encode_text(self.texts[block])
             self.known[block] = True
-        return self.table[ids]
+        return self.table[torch.tensor(ids, dtype=torch.long).to(self.table.device, non_blocking=True)]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

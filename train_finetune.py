@@ -58,7 +58,7 @@ def train(args: argparse.Namespace) -> Path:
     wrapped = engine.wrap(model, process)
     optimizer = engine.make_optimizer(model, args)
     start = engine.resume(args, model, optimizer)
-    text = ovstad.tokenize([args.prompt.format(name) for name in classes]).to(process.device)    # (C_b, L)
+    text = ovstad.trim(ovstad.tokenize([args.prompt.format(name) for name in classes])).to(process.device)    # (C_b, L)
     if args.freeze_text:
         with torch.no_grad():
             text = model.text_encoder(text)                  # (C_b, D), once

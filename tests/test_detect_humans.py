@@ -423,6 +423,10 @@ def test_pretrained_batch_norms_keep_their_statistics():
     assert all(norm.training for norm in norms)
 
 
+def test_what_is_written_has_a_place_without_a_flag():
+    assert detect_humans.parse_args(["--finetune"]).out == "runs/humans" and detect_humans.parse_args([]).out == "proposals.csv"
+
+
 def test_plain_videos_cannot_be_finetuned_on():
     with pytest.raises(ValueError, match="film.mp4: plain videos have no boxes to finetune on; name a --dataset"):
         detect_humans.parse_args(["film.mp4", "--finetune"])

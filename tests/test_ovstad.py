@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align, sigmoid_focal_loss
 
 import ovstad
-from ovstad import ARCHS, build_model, focal_loss, fuse, info_nce, load_model, load_weights, tokenize
+from ovstad import ARCHS, build_model, focal_loss, fuse, info_nce, load_model, load_weights, tokenize, trim
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +209,14 @@ def test_logits_are_cosines_over_tau_whatever_the_lengths(model):
 
 # ---------------------------------------------------------------- losses
 
+def test_logits_stay_float32_under_autocast(model):
+    """In bfloat16 cosines near 0.3 would be 0.002 apart: equal scores for boxes that differ."""
+    features, f_text = torch.randn(50, 64), torch.randn(5, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.logits(features, f_text)
+    assert logits.dtype == torch.float32 and torch.equal(logits, model.logits(features, f_text))
+
+
 def test_focal_loss_equals_the_sum_worked_out_by_hand():
     logits, targets = torch.tensor([[0.0, 2.0], [-1.0, 1.0]]), torch.tensor([[1, 0], [1, 1]])
     s = [[1 / (1 + math.exp(-v)) for v in row] for row in logits.tolist()]
@@ -297,6 +305,12 @@ TEXTS = ["a person waving", "", "   ", "A  Person\n\tWALKING", "😀 waves 👋�
 def test_tokens_equal_those_of_clips_byte_pair_encoding(text):
     ids = [49406, *slow_clip_tokens(text)[:30], 49407]
     assert tokenize([text])[0].tolist() == ids + [0] * (32 - len(ids))
+
+
+def test_padding_that_all_texts_share_is_trimmed_and_no_end_token_with_it():
+    tokens = tokenize(["!{", "a"])                           # the first has token 0, which is also the padding, inside
+    assert (tokens[0] == 0).any() and tokens[0].argmax() == 3 and tokens[1].argmax() == 2
+    assert torch.equal(trim(tokens), tokens[:, :4]) and trim(tokens[:0]).shape == (0, 32)
 
 
 def test_a_long_text_is_cut_and_keeps_its_end_token():

@@ -166,6 +166,13 @@ def test_a_video_that_cannot_be_read_is_counted_and_its_people_missed(world, che
     assert result["unreadable"] == 1 and waving["gt"] == 1 + (world / "test.csv").read_text().count("waving")
 
 
+def test_mostly_unreadable_videos_are_no_result(world, checkpoint, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"broken")
+    (tmp_path / "test.csv").write_text("broken.mp4,0.5,0.1,0.1,0.5,0.9,waving\n")
+    with pytest.raises(ValueError, match="1 of 1 keyframes could not be read, such as broken.mp4"):
+        score(checkpoint, tmp_path / "out", "--data", tmp_path)
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--benchmark", "ucf-jhmdb", "--data", "nowhere"], "no folder nowhere"), (["--benchmark", "csv", "--csv", "no.csv"], "no.csv"),
     (["--proposals", "no.csv"], "no.csv")])
@@ -177,3 +184,10 @@ def test_wrong_flags_are_explained(checkpoint, tmp_path, flags, message):
 def test_weights_without_a_benchmark_ask_for_one(world, tmp_path):
     with pytest.raises(ValueError, match="--benchmark ucf-jhmdb.ov-ava.csv"):
         score(world / "start.pth", tmp_path)
+
+
+def test_an_aligned_checkpoint_is_scored_on_the_test_file_beside_its_pairs(world, checkpoint, tmp_path):
+    record = torch.load(checkpoint, weights_only=True)
+    torch.save(record | {"stage": "align", "base": [], "novel": [], "args": {"csv": str(world / "align.csv")}}, tmp_path / "last.pt")
+    result = score(tmp_path / "last.pt", tmp_path / "eval")[0]
+    assert {entry["name"] for entry in result["classes"] if entry["split"] == "novel"} == set(toy.NOVEL)

@@ -236,6 +236,27 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(world, tmp_path):
         run(world, train_align, tmp_path / "out", *recipe, "--resume", "--beta", "1")
 
 
+def test_a_file_that_is_no_run_is_not_resumed(world, tmp_path):
+    (tmp_path / "last.pt").write_bytes((world / "start.pth").read_bytes())
+    with pytest.raises(ValueError, match="holds weights, but no run to go on with"):
+        run(world, train_align, tmp_path, "--iterations", "1", "--batch-size", "2", "--resume")
+
+
+@pytest.mark.parametrize("flag", ["--batch-size", "--iterations", "--accumulate", "--log-every", "--stride"])
+def test_numbers_below_one_are_refused(flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_align.parse_args([flag, "0"])
+    assert stop.value.code == 2 and f"argument {flag}: 0 is not 1 or more" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_an_error_in_one_line_and_leaves_the_old_checkpoint(tmp_path):
+    engine.save_checkpoint(tmp_path / "last.pt", {"step": 1})
+    os.symlink("/dev/full", tmp_path / "last.pt.tmp")
+    with pytest.raises(OSError, match="No space left"):
+        engine.save_checkpoint(tmp_path / "last.pt", {"step": 2})
+    assert load(tmp_path / "last.pt")["step"] == 1
+
+
 def test_a_batch_that_does_not_divide_among_the_processes_is_refused():
     with pytest.raises(ValueError, match="--batch-size 5 is global and must divide among 2 processes"):
         GlobalBatches(10, 5, 1, world=2)
@@ -261,7 +282,8 @@ def test_mostly_unreadable_videos_stop_the_run(world, tmp_path):
     (train_align, ["--fraction", "0"], "--fraction 0"), (train_align, ["--csv", "nothing.csv"], "nothing.csv"),
     (train_align, ["--weights", "nothing.pt"], "no such weights file"), (train_align, ["--scale", "40", "54"], "must not be below the crop"),
     (train_align, ["--crop", "50"], "must be a multiple of the patch"), (train_finetune, ["--prompt", "a person"], "write {}"),
-    (train_finetune, ["--device", "cuda:7"], "no CUDA GPU"), (train_finetune, ["--proposals", "nothing.csv"], "nothing.csv")])
+    (train_finetune, ["--device", "cuda:7"], "no CUDA GPU"), (train_finetune, ["--device", "mps"], "give cpu, cuda or cuda:N"),
+    (train_finetune, ["--proposals", "nothing.csv"], "nothing.csv")])
 def test_wrong_flags_are_explained(world, tmp_path, script, wrong, message):
     if "--device" in wrong and torch.cuda.is_available():
         pytest.skip("there is a GPU")
