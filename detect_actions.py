@@ -36,7 +36,6 @@ import signal
 import sys
 import textwrap
 import threading
-import time as clock_time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +45,7 @@ from fractions import Fraction
 from itertools import chain, count, islice
 from math import inf
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple
 
 import av
@@ -57,6 +57,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
+import detect_humans
 import engine
 import ovstad
 from data import (csv_columns, make_annotations, normalise, numbered_frames, open_container, places, read_proposals,
@@ -65,7 +66,6 @@ from evaluate import replacing, write_label_map
 
 BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors", "a photo of a person",
               "a person doing nothing", "people")
-DETECTOR = "fasterrcnn_resnet50_fpn_v2"
 CUT = 15, 3                      # a new scene: mean change of grey (of 255) from frame to frame, and times the usual
 TOGETHER = 64                    # frames that go through the models together
 LARGEST = 1080                   # short side of the annotated video at most, pixels
@@ -83,8 +83,8 @@ def setting(group: str, default, text: str, **flag):
 class Settings:
     """How a video is watched."""
 
-    beta: float | None = setting("model", None, "fusion ratio, Eq. 2: 1 is region only, 0 global only; by default, as for "
-                                 "the next three, the checkpoint's", type=float)
+    beta: float | None = setting("model", None, "fusion ratio, Eq. 2: 1 is region only, 0 global only; by default, as "
+                                 "for the next three, the checkpoint's", type=float)
     frames: int | None = setting("model", None, "T", type=int)
     stride: int | None = setting("model", None, "frames from one of a clip to the next", type=int)
     short_side: int | None = setting("model", None, "of the clip's frames, pixels", type=int)
@@ -94,7 +94,7 @@ class Settings:
     link_iou: float = setting("people", 0.2, "overlap with the keyframe before that makes a box the same person; lower "
                               "for fast people")
     score: str = setting("scores", "calibrated", "see above", choices=["calibrated", "sigmoid"])
-    threshold: float = setting("scores", 0.5, "a word from this score on is drawn, summed up and a span; the CSV has all")
+    threshold: float = setting("scores", 0.5, "a word from this score on is drawn and makes spans; the CSV has all")
     background: tuple[str, ...] = setting("scores", BACKGROUND, "whole prompts that stand for none of the words",
                                           type=str, nargs="+", metavar="TEXT")
     smooth: int = setting("scores", 3, "keyframes of a tube that a score is the mean of, odd; 1 is off")
@@ -142,15 +142,17 @@ class Span(NamedTuple):
 # ---------------------------------------------------------------- the words
 
 def parse_actions(texts: list[str], path="actions") -> dict[str, list[str]]:
-    """{name: its phrasings} of lines `wave` or `wave: waving a hand | hand wave`; empty ones and # comments are skipped."""
+    """{name: its phrasings} of lines `wave` or `wave: waving a hand | hand wave`; # begins a comment."""
     actions = {}
     for i, text in enumerate(texts, 1):
         if text.strip() and not text.lstrip().startswith("#"):
             name, colon, rest = (part.strip() for part in text.partition(":"))
-            actions[name], before = [part.strip() for part in (rest if colon else name).split("|")], actions.get(name)
-            if not name or not all(actions[name]) or before:
-                raise ValueError(f"{path}:{i}: {text.strip()!r} {'is there twice' if before else 'names no action'}; "
+            phrasings = [part.strip() for part in (rest if colon else name).split("|")]
+            if name in actions or not name or not all(phrasings):
+                fault = "is there twice" if name in actions else "names no action"
+                raise ValueError(f"{path}:{i}: {text.strip()!r} {fault}; "
                                  "expected `wave` or `wave: waving a hand | hand wave`, each name once")
+            actions[name] = phrasings
     if not actions:
         raise ValueError(f"{path}: no action in it; expected one or more")
     return actions
@@ -278,20 +280,12 @@ class Frame(NamedTuple):
     clip: np.ndarray | None          # (T, h, w, 3) uint8 with this frame in place T // 2, if it has keyframes
 
 
-class Clock:
-    """How long each stage was busy."""
-
-    def __init__(self):
-        self.busy, self.since = Counter(), clock_time.perf_counter()
-
-    @contextmanager
-    def on(self, stage: str):
-        before = clock_time.perf_counter()
-        yield
-        self.busy[stage] += clock_time.perf_counter() - before
-
-    def __str__(self) -> str:
-        return "slowest: {0[0]} ({0[1]:.0f} s)".format(self.busy.most_common(1)[0])
+@contextmanager
+def timed(busy: Counter, stage: str):
+    """Adds the seconds that a stage is busy."""
+    before = perf_counter()
+    yield
+    busy[stage] += perf_counter() - before
 
 
 def scaled(source: Source, short_side: int, patch: int) -> Iterator[tuple[float, av.VideoFrame, np.ndarray, bool]]:
@@ -311,7 +305,7 @@ def scaled(source: Source, short_side: int, patch: int) -> Iterator[tuple[float,
         yield time, frame, small, is_cut
 
 
-def read(source: Source, times: Iterator[float], words: Words, clock: Clock) -> Iterator[Frame]:
+def read(source: Source, times: Iterator[float], words: Words, busy: Counter) -> Iterator[Frame]:
     """All frames, each decoded once, with the clips of the keyframes that fall on them.
 
     times: of the keyframes, ascending. Clips repeat the first and last frame beyond the ends, as data.py's do.
@@ -322,7 +316,7 @@ def read(source: Source, times: Iterator[float], words: Words, clock: Clock) -> 
     keyframe = next(times, inf)
     shots, past = scaled(source, words.short_side, words.model.patch), 0
     while past < after:
-        with clock.on("decoding"):
+        with timed(busy, "decoding"):
             item = next(shots, None)
         if item is None:                                     # past the end: the last frame again
             item, past = (source.end, *window[-1][1:]), past + 1
@@ -338,7 +332,7 @@ def read(source: Source, times: Iterator[float], words: Words, clock: Clock) -> 
 
 
 def in_thread(items: Iterator, ahead: int) -> Iterator:
-    """The items of a generator that runs in a thread of its own, `ahead` items in advance; it raises its errors here."""
+    """The items of a generator that runs `ahead` of us in a thread of its own; it raises its errors here."""
     with ThreadPoolExecutor(1) as thread:
         coming = deque(thread.submit(next, items, None) for _ in range(ahead))
         try:
@@ -389,7 +383,7 @@ class Tube:
     spans: dict[int, tuple] = field(default_factory=dict)    # of actions going on: start, end, sum, keyframes
 
 
-Seen = tuple[int, np.ndarray, np.ndarray]        # track, box (4,) as drawn on a frame, scores (C,) of the nearest keyframe
+Seen = tuple[int, np.ndarray, np.ndarray]        # on a frame: track, box (4,), scores (C,) of the nearest keyframe
 
 
 class Tracker:
@@ -495,28 +489,28 @@ class Chunk(NamedTuple):
     tracks: list[tuple[int, float, float]]                   # people who left: track, first and last second
 
 
-def look(batch: list[Frame], words: Words, people, clock: Clock) -> dict[float, tuple[np.ndarray, np.ndarray]]:
+def look(batch: list[Frame], words: Words, people, busy: Counter) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     """The boxes (N_b, 4) and scores (N_b, C) of keyframes with people, by time; people: as for `analyse`."""
     keyframes = [(time, frame) for frame in batch for time in frame.keyframes]
     size, found, reformatter = words.settings.batch_size, {}, VideoReformatter()
     for some in (keyframes[i:i + size] for i in range(0, len(keyframes), size)):
-        with clock.on("people"):
+        with timed(busy, "people"):
             if isinstance(people, dict):
                 boxes = [people[time] for time, _ in some]
             else:
-                from detect_humans import detect_frames          # late: a proposals file needs no detector
                 rgb = [upright_rgb(p, p.width, p.height, reformatter) for p in (frame.picture for _, frame in some)]
-                boxes = [boxes[scores >= words.settings.person_score] for boxes, scores in detect_frames(people, rgb)]
-        busy = [(time, frame.clip, own) for (time, frame), own in zip(some, boxes) if len(own)]
-        if busy:                                                 # a clip without people is not encoded
-            times, clips, boxes = zip(*busy)
-            with clock.on("actions"):
+                seen = detect_humans.detect_frames(people, rgb)
+                boxes = [boxes[scores >= words.settings.person_score] for boxes, scores in seen]
+        occupied = [(time, frame.clip, own) for (time, frame), own in zip(some, boxes) if len(own)]
+        if occupied:                                                 # a clip without people is not encoded
+            times, clips, boxes = zip(*occupied)
+            with timed(busy, "actions"):
                 scores = words.score(np.stack(clips), [torch.from_numpy(own) for own in boxes])
             found |= dict(zip(times, zip(boxes, scores)))
     return found
 
 
-def analyse(source: Source, words: Words, people, clock: Clock, stop: threading.Event) -> Iterator[Chunk]:
+def analyse(source: Source, words: Words, people, busy: Counter, stop: threading.Event) -> Iterator[Chunk]:
     """The whole pipeline but the drawing; what it holds does not grow with the video.
 
     people: a detector of detect_humans.py, or the boxes (N_b, 4) of each keyframe by its time. Where stop is
@@ -525,7 +519,7 @@ def analyse(source: Source, words: Words, people, clock: Clock, stop: threading.
     every = words.settings.every
     times = sorted(people) if isinstance(people, dict) else None
     tracker = Tracker(source.name, words.names, words.settings, min([every, *np.diff(times or [])]) / 2)
-    frames = read(source, iter(times) if times is not None else (i * every for i in count()), words, clock)
+    frames = read(source, iter(times) if times is not None else (i * every for i in count()), words, busy)
     waiting, end = deque(), 0.0                                  # frames whose boxes are not final
 
     def chunk(final: float) -> Chunk:
@@ -537,7 +531,7 @@ def analyse(source: Source, words: Words, people, clock: Clock, stop: threading.
 
     with closing(in_thread(frames, ahead=32)) as frames:
         while (batch := list(islice(frames, TOGETHER))) and not stop.is_set():
-            found = look(batch, words, people, clock)
+            found = look(batch, words, people, busy)
             for frame in batch:
                 if frame.is_cut:
                     tracker.cut(frame.time)
@@ -551,33 +545,35 @@ def analyse(source: Source, words: Words, people, clock: Clock, stop: threading.
     yield chunk(inf)
 
 
-def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=DETECTOR, detector_weights=None,
-           device: str | None = None, **settings) -> Iterator[Detection]:
+def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=detect_humans.DEFAULT,
+           detector_weights=None, device: str | None = None, **settings) -> Iterator[Detection]:
     """Who does what, when and where: a Detection for every person on every keyframe, in order of time.
 
     video: a file, a folder of numbered frames, an address. actions: words, or "wave: waving | hand wave".
-    ckpt: a checkpoint, official weights, a Hub id, or a ViCLIP model. proposals: a CSV of boxes in place of the
-    detector. settings: fields of `Settings`. A Detection has video (str), time (seconds after the first frame),
-    track (int from 1), box (x1, y1, x2, y2 in [0, 1]) and scores {action: score in [0, 1]}. Records come a
-    few seconds of video behind the reading; nobody in the picture gives none. ValueError or FileNotFoundError
-    in one line: the video, words, checkpoint or CSV that cannot be used. Closing the iterator stops its threads.
+    ckpt: a checkpoint, official weights, a Hub id, or a ViCLIP model. detector: a name, or one that was built.
+    proposals: a CSV of boxes in its place. settings: fields of `Settings`. A Detection has video (str), time
+    (seconds after the first frame), track (int from 1), box (x1, y1, x2, y2 in [0, 1]) and scores {action: in
+    [0, 1]}. Records come a few seconds of video behind the reading; nobody in the picture gives none. ValueError
+    or FileNotFoundError in one line: the video, words, checkpoint or CSV that cannot be used. Closing the
+    iterator stops its thread.
     """
     settings = Settings(**settings)
     device = engine.start_process(device).device
     source = Source(video, settings)
     words = Words(parse_actions(actions), ckpt, settings, device)
     people = people_of(proposals, [source.name], settings, detector, detector_weights, device)[0]
-    with closing(analyse(source, words, people, Clock(), threading.Event())) as chunks:
+    with closing(analyse(source, words, people, Counter(), threading.Event())) as chunks:
         for chunk in chunks:
             yield from chunk.detections
 
 
-def people_of(proposals, videos: list[str], settings: Settings, detector: str, weights, device) -> list:
-    """For each video what `analyse` takes as people."""
+def people_of(proposals, videos: list[str], settings: Settings, detector, weights, device) -> list:
+    """For each video what `analyse` takes as people; a detector that was built already is taken as it is."""
     if proposals:
         return read_people(proposals, videos, settings.person_score)
-    from detect_humans import build_detector
-    return [build_detector(detector, weights, device)] * len(videos)
+    if isinstance(detector, str):
+        detector = detect_humans.build_detector(detector, weights, device)
+    return [detector] * len(videos)
 
 
 # ---------------------------------------------------------------- pictures
@@ -604,7 +600,7 @@ def draw_people(rgb: np.ndarray, people: list[Seen], names: list[str], settings:
     for track, box, scores in people:
         best = np.argsort(-scores, kind="stable")[:settings.top]
         said = [f"{names[c]} {scores[c]:.2f}" for c in best if scores[c] >= settings.threshold]
-        text = f"#{track} " + "\n".join(said)
+        text = f"#{track}  " + "\n".join(said)
         w, h = max(map(font.getlength, text.split("\n"))) + size / 2, line * max(len(said), 1)
         x, y = max(min(box[0] * W, W - w), 0), max(box[1] * H - h, 0)        # above the box where there is room
         for left, top, right, bottom in sorted(taken, key=lambda label: label[1]):
@@ -623,38 +619,31 @@ def draw_timeline(path, title: str, spans: list[Span], tracks: list[tuple[int, f
     Beyond 60 people, those who are longest in the picture.
     """
     shown = sorted(sorted(tracks, key=lambda track: track[1] - track[2])[:60])
-    title += f": the {len(shown)} longest of {len(tracks)} people" if len(shown) < len(tracks) else ""
-    title += "" if tracks else ": nobody was found"
     done = {(span.track, span.action) for span in spans}
-    rows = [(*track, name) for track in shown for name in [n for n in names if (track[0], n) in done] or [None]]
-    left, width, top, row = 110, 1060, 48, 24
+    rows = [(*track, name) for track in shown for name in [n for n in names if (track[0], n) in done] or [""]]
+    left, right, top, row = 300, 1170, 48, 24
     bottom = top + row * max(len(rows), 1)
     image = Image.new("RGB", (1200, bottom + 30), "white")
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(15)
-    canvas.text((10, 8), title, "black", ImageFont.load_default(18))
+    title += f": {len(tracks)} people" + (f", the {len(shown)} longest" if tracks[60:] else "")
+    canvas.text((10, 8), title, "black", font)
 
     def x_of(second: float) -> float:
-        return left + width * second / max(seconds, SOON)
+        return left + (right - left) * second / max(seconds, SOON)
 
-    tick = next((t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900) if seconds / t <= 14), 1800)
-    for at in np.arange(0, seconds + SOON, tick).tolist():
+    for at in np.linspace(0, seconds, 9).tolist():
         canvas.line((x_of(at), top - 4, x_of(at), bottom), (215, 215, 215))
-        label = f"{at:g} s" if seconds < 120 else f"{int(at // 60)}:{int(at % 60):02d}"
+        label = f"{at:.1f} s" if seconds < 120 else f"{int(at // 60)}:{int(at % 60):02d}"
         canvas.text((x_of(at), bottom + 6), label, "black", font, anchor="ma")
-    for i, (track, first, last, action) in enumerate(rows):
-        y = top + row * i
-        if i == 0 or rows[i - 1][0] != track:
-            canvas.line((0, y, 1200, y), (215, 215, 215))
-            canvas.rectangle((10, y + 6, 22, y + 18), fill=colour_of(track), outline="black")
-            canvas.text((28, y + 2), f"person {track}", "black", font)
-        canvas.rectangle((x_of(first), y + 2, x_of(last), y + row - 2), fill=(238, 238, 238))
+    for y, (track, first, last, action) in zip(range(top, bottom, row), rows):
+        canvas.rectangle((10, y + 2, 22, y + row - 3), fill=colour_of(track))
+        canvas.text((28, y + 2), f"{track}  {action or 'none of these'}", "black", font)
+        canvas.rectangle((x_of(first), y + 2, x_of(last), y + row - 2), fill=(230, 230, 230))
         for span in (span for span in spans if (span.track, span.action) == (track, action)):
-            x1, x2 = x_of(span.start), x_of(span.end)
-            canvas.rectangle((x1, y + 2, max(x2, x1 + 2), y + row - 2), fill=colour_of(names.index(action), 0.45))
-            for text in (f"{action} {span.score:.2f}", action):          # the longest that fits
-                if font.getlength(text) < x2 - x1 - 6:
-                    canvas.text((x1 + 4, y + 2), text, "black", font)
-                    break
+            box = x_of(span.start), y + 2, max(x_of(span.end), x_of(span.start) + 2), y + row - 2
+            canvas.rectangle(box, fill=colour_of(names.index(action), 0.45))
+            if box[2] - box[0] > 40:
+                canvas.text((box[0] + 4, y + 2), f"{span.score:.2f}", "black", font)
     with replacing(path, binary=True) as file:
         image.save(file, "PNG")
 
@@ -753,8 +742,8 @@ class Results:
 
 def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people, stop: threading.Event) -> None:
     """Everything about one video, in files that begin with `stem`; prints a summary. people, stop: as for `analyse`."""
-    source, clock, end, film = Source(video, words.settings), Clock(), 0.0, None
-    path, unfinished = Path(f"{stem}.mp4"), Path(f"{stem}.unfinished")
+    source, busy, began = Source(video, words.settings), Counter(), perf_counter()
+    path, unfinished, film, end = Path(f"{stem}.mp4"), Path(f"{stem}.unfinished"), None, 0.0
     if path.resolve() == Path(video).resolve():
         raise ValueError(f"--out {args.out}: {path.name} there is the video itself; choose another folder")
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -764,16 +753,16 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
     bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, disable=not engine.is_main(), dynamic_ncols=True,
                bar_format=shape if source.duration else None)
     try:
-        with closing(in_thread(analyse(source, words, people, clock, stop), ahead=1)) as chunks:
+        with closing(in_thread(analyse(source, words, people, busy, stop), ahead=1)) as chunks:
             for chunk in chunks:
-                with clock.on("drawing"):
+                with timed(busy, "drawing"):
                     for time, picture, seen in [] if args.no_video else chunk.frames:
                         film = film or Film(path, source, words, picture)
                         film.add(time, picture, seen)
                     results.add(chunk)
                 end = chunk.until
                 bar.n = min(end, source.duration or inf)
-                bar.set_postfix_str(str(clock))
+                bar.set_postfix_str(f"slowest: {busy.most_common(1)[0][0]}")
     finally:
         bar.close()
         results.close(end)
@@ -784,7 +773,7 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
         unfinished.unlink()
 
     print(f"\n{video}: {end:.1f} s, {len(results.tracks)} people, {results.detections} boxes; "
-          f"{end / (clock_time.perf_counter() - clock.since):.1f} video seconds a second, {clock}")
+          f"{end / (perf_counter() - began):.1f} video seconds a second")
     for track, start, until in sorted(results.tracks)[:20]:
         said = ", ".join(f"{span.action} {span.score:.2f} ({span.start:.1f}-{span.end:.1f})"
                          for span in results.spans if span.track == track)
@@ -804,7 +793,7 @@ def find_videos(patterns: list[str]) -> dict[str, str]:
         videos += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True)) or [pattern]
     videos = list(dict.fromkeys(videos))
     stems = [Path(os.path.abspath(video)).stem for video in videos]
-    return {video: stem if stems.count(stem) == 1 else re.sub(r"\W+", "_", video).strip("_")
+    return {video: stem if stems.count(stem) == 1 else re.sub(r"[/\\:]+", "_", os.path.normpath(video))
             for video, stem in zip(videos, stems)}
 
 
@@ -817,13 +806,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--actions", nargs="+", default=[], metavar="WORD",
         help="what to look for, in any words; 'wave: waving a hand | hand wave' averages phrasings")
     add("--actions-file", metavar="FILE", help="the same, one a line; # begins a comment line")
-    groups["model"].add_argument("--ckpt", default="ViT-B/16", help="a checkpoint of train_finetune.py (best) or train_align.py, "
-                                 "ViCLIP's official weights (a file or Hub id), or an architecture's name for these")
+    groups["model"].add_argument("--ckpt", default="ViT-B/16", help="a checkpoint of train_finetune.py (best) or "
+                                 "train_align.py, or ViCLIP's official weights: a file, a Hub id, an architecture's name")
     add = groups["people"].add_argument
-    add("--detector", default=DETECTOR, help="one of detect_humans.py")
+    add("--detector", default=detect_humans.DEFAULT, help="one of detect_humans.py")
     add("--detector-weights", metavar="FILE", help="by default its COCO weights, downloaded once")
-    add("--proposals", metavar="CSV", help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; seconds) in place of "
-        "the detector; its keyframes are then the keyframes")
+    add("--proposals", metavar="CSV", help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; seconds) in "
+        "place of the detector; its keyframes are then the keyframes")
     add = groups["output"].add_argument
     add("--out", default="runs/actions", help="folder")
     add("--json", action="store_true", help="all of it in one JSON file, too")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 
 import detect_actions
+import detect_humans
 import ovstad
 from data import VideoReader
 from detect_actions import Settings, Span, Tracker, Words, detect, main, scores_of
@@ -115,8 +117,8 @@ def bright_people(monkeypatch):
             found.append((np.array(boxes, np.float32).reshape(-1, 4), np.ones(len(boxes), np.float32)))
         return found
 
-    monkeypatch.setitem(sys.modules, "detect_humans", SimpleNamespace(
-        build_detector=lambda name, weights, device: name, detect_frames=detect_frames))
+    monkeypatch.setattr(detect_humans, "build_detector", lambda name, weights, device: name)
+    monkeypatch.setattr(detect_humans, "detect_frames", detect_frames)
 
 
 # ---------------------------------------------------------------- words and scores
@@ -191,7 +193,7 @@ def clips_of(path: Path, times, frames=4, stride=2) -> list:
     """(keyframe_sec, clip) of each keyframe."""
     words = SimpleNamespace(frames=frames, stride=stride, short_side=48, model=SimpleNamespace(patch=8))
     source = detect_actions.Source(path, Settings())
-    frames = list(detect_actions.read(source, iter(times), words, detect_actions.Clock()))
+    frames = list(detect_actions.read(source, iter(times), words, Counter()))
     assert [a.until for a in frames[:-1]] == [b.time for b in frames[1:]]
     return [(t, frame.clip) for frame in frames for t in frame.keyframes]
 
@@ -580,7 +582,7 @@ def test_two_processes_share_the_videos_and_all_end_with_the_status_of_the_broke
 
 def test_equal_stems_get_the_names_of_their_paths():
     names = detect_actions.find_videos(["a/x.mp4", "b/x.mp4", "c/y.avi", "./c/y.mp4", "d/z.mp4", "rtsp://host/cam.sdp"])
-    assert list(names.values()) == ["a_x_mp4", "b_x_mp4", "c_y_avi", "c_y_mp4", "z", "cam"]
+    assert list(names.values()) == ["a_x.mp4", "b_x.mp4", "c_y.avi", "c_y.mp4", "z", "cam"]
 
 
 def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_left_out(tmp_path):
