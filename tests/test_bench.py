@@ -1,0 +1,228 @@
+"""What makes it fast, held by counters and never by times; the bench's own arithmetic; and a run that outlives its workers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import bench  # noqa: E402
+import data  # noqa: E402
+import engine  # noqa: E402
+import evaluate  # noqa: E402
+import ovstad  # noqa: E402
+import train_align  # noqa: E402
+from test_training import command, environment, largest_difference, load, run  # noqa: E402
+
+
+# ---------------------------------------------------------------- decoding
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """120 frames with B-frames, a key frame every 30."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    bench.render(path, 96, 64, 120, 30)
+    return str(path)
+
+
+def test_a_random_clip_takes_one_seek_and_less_than_its_group_of_pictures(film):
+    pts, keys = data.packet_index(film)
+    assert np.searchsorted(pts, keys).tolist() == [0, 30, 60, 90]
+    for place in (50, 75, 101):
+        reader = data.open_video(film)
+        clip = reader.clip(place, 8, 1)
+        whole_loop = bench.bare_decode(film, place - 4, place + 3)
+        assert reader.seeks == 1 and reader.converted == 8
+        assert whole_loop == place + 4 - place // 30 * 30     # from the key frame before it
+        assert reader.decoded < whole_loop                    # frames on the way that no other needs stay undecoded
+        assert np.array_equal(clip, data.open_video(film).clip(60, 120, 1)[place - 4:place + 4])
+
+
+def test_keyframes_in_order_decode_each_frame_once_at_any_stride(film):
+    for stride in (1, 4):
+        reader = data.open_video(film)
+        for place in range(0, 120, 5):
+            reader.clip(place, 8, stride)
+        assert reader.decoded <= 120 and reader.seeks == 0
+        wanted = {min(max(place + k * stride, 0), 119) for place in range(0, 120, 5) for k in range(-4, 4)}
+        assert reader.converted == len(wanted)
+
+
+def test_a_clip_by_time_decodes_little_more_than_a_clip_by_index(film):
+    by_index, by_time = data.open_video(film), data.open_video(film)
+    assert np.array_equal(by_index.clip(80, 8, 4), by_time.clip_at(80 / 30 + 1e-3, 8, 4))
+    assert by_time.seeks == 1 and by_time.decoded <= 1.2 * by_index.decoded + 4
+
+
+def test_pictures_of_a_folder_are_opened_once_and_only_where_a_clip_wants_them(film, tmp_path):
+    bench.render_folder(Path(film), tmp_path / "frames", 60)
+    reader = data.open_video(tmp_path / "frames")
+    for place in range(10, 40):
+        reader.clip(place, 8, 1)
+    assert reader.decoded == reader.converted == 37           # 6 to 42
+
+
+# ---------------------------------------------------------------- the model
+
+def leaves(tensor: torch.Tensor) -> set[int]:
+    """Identities of the parameters that a backward pass from here would reach."""
+    seen, todo, found = set(), [tensor.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        todo += [following for following, _ in node.next_functions]
+    return found
+
+
+def test_a_frozen_text_encoder_builds_no_graph():
+    model = ovstad.build_model("toy").train()
+    model.text_encoder.requires_grad_(False)
+    sentences = train_align.SentenceFeatures(model, ["a person waving", "a person walking"])([0, 1])
+    assert sentences.grad_fn is None and not sentences.requires_grad
+    assert ovstad.build_model("toy").requires_grad_(False).encode_text(["a person waving"]).grad_fn is None
+    logits = model(torch.randn(1, 4, 3, 48, 48), bench.boxes_for(1, 2), sentences)
+    reached, video = leaves(logits), {id(p) for p in model.vision_encoder.parameters()} | {id(model.temp)}
+    assert reached == video
+
+
+def test_gradient_checkpointing_keeps_one_tensor_a_layer():
+    model = ovstad.build_model("toy").train()
+    saved = {}
+    for on in (False, True):
+        model.set_gradient_checkpointing(on)
+        kept = saved[on] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x):
+            model.encode_video(torch.randn(1, 4, 3, 48, 48))
+    assert sum(saved[True]) < 0.2 * sum(saved[False])
+
+
+def test_each_sentence_goes_through_the_text_encoder_once(monkeypatch):
+    model, encoded = ovstad.build_model("toy"), []
+    plain = model.text_encoder.forward
+    monkeypatch.setattr(model.text_encoder, "forward", lambda tokens: encoded.append(len(tokens)) or plain(tokens))
+    texts = [f"a person counting to {i}" for i in range(100)]
+    features = train_align.SentenceFeatures(model, texts)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        features(sorted(rng.choice(100, 8, replace=False).tolist()))
+    assert sum(encoded) == 100
+
+
+def test_padding_that_all_prompts_share_is_not_encoded():
+    model, lengths = ovstad.build_model("toy"), []
+    model.text_encoder.register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
+    short, long = model.encode_text(["waving"]), model.encode_text(["waving", "a person who is waving with both hands"])
+    assert lengths[0] == 3 and lengths[1] < 32                # start, waving, end
+    assert torch.allclose(short[0], long[0], atol=1e-5)
+    assert torch.allclose(model.text_encoder(ovstad.tokenize(["waving"]))[0], short[0], atol=1e-5)
+
+
+def test_attention_in_bfloat16_on_cpus_is_that_of_torch_to_its_precision():
+    q, k, v = torch.randn(3, 2, 3, 50, 32, generator=torch.manual_seed(0)).bfloat16()
+    exact = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    with torch.no_grad():
+        ours = ovstad.attention(q, k, v)
+    assert ours.dtype == torch.bfloat16 and (ours.double() - exact).abs().max() < 0.02
+    assert ovstad.attention(q.requires_grad_(), k, v).requires_grad
+
+
+def meta_flops(function) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def test_regions_cost_under_three_per_cent_of_the_encoder_and_the_benchs_arithmetic_is_torchs():
+    with torch.device("meta"):
+        model = ovstad.ViCLIP("ViT-B/16").eval()
+        video, f_map = torch.empty(2, 8, 3, 224, 224), torch.empty(2, 8, 14, 14, 768)
+    encoder = meta_flops(lambda: model.encode_video(video))
+    assert encoder == pytest.approx(bench.encoder_flops(ovstad.ARCHS["ViT-B/16"], 12, 2, 224, 224), rel=0.001)
+    assert encoder / 2 == pytest.approx(358e9, rel=0.01)
+    regions = meta_flops(lambda: torch.empty(20, 768, device="meta") @ model.vision_encoder.proj)
+    pooling = 2 * 10 * 49 * 4 * 4 * 768 * 2                   # RoIAlign: 49 bins, at most 4 points each here, 4 corners
+    average = f_map.numel()
+    assert regions + pooling + average < 0.03 * encoder
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_training_step_never_makes_the_host_wait_for_the_gpu():
+    settings = bench.Bench(bench.parse_args(["--arch", "toy"]))
+    batch = bench.batch_for(4, 48, 4)
+    batch |= {name: batch[name].pin_memory() for name in ("video", "jitter")}
+    for stage in (1, 2):
+        step, _ = bench.training_step(settings, bench.model_of(settings), stage, False, False, data.UCF101_24, True)
+        step(batch)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+# ---------------------------------------------------------------- the bench itself
+
+def test_the_plain_loops_and_the_evaluator_find_the_same_average_precisions():
+    truth, found = bench.ava_like(60, 60 * 100)
+    plain = bench.plain_average_precisions(truth, found)
+    ours = [entry["ap"] for entry in evaluate.frame_map(truth, found)["classes"]]
+    assert [ap is None for ap in plain] == [ap is None for ap in ours]
+    assert [ap for ap in plain if ap is not None] == pytest.approx([ap for ap in ours if ap is not None], abs=1e-12)
+    assert max(ap for ap in plain if ap is not None) > 0.05
+
+
+def test_a_plain_attention_encoder_is_the_same_network():
+    model = ovstad.build_model("toy")
+    block, x = model.vision_encoder.transformer.resblocks[0], torch.randn(2, 10, 96)
+    with torch.no_grad():
+        assert torch.allclose(bench.PlainBlock(block).eval()(x, False), block(x), atol=1e-5)
+
+
+def test_an_aim_is_reached_on_its_side_of_the_number():
+    figure = bench.Figure("part", "what", 1.0, "s", 0.8, "limit", ">= 0.80")
+    assert figure.met and not bench.Figure("part", "what", 1.0, "s", 0.79, "limit", ">= 0.80").met
+    assert bench.Figure("part", "what", 1.0, "s", 0.8, "limit", "<= 0.90").met
+    assert bench.Figure("part", "what", 1.0, "s", 0.8, "limit").met is None
+
+
+def test_the_table_has_a_limit_beside_what_it_measures_and_goes_to_a_file(tmp_path):
+    command_line = [sys.executable, str(ROOT / "bench.py"), "--quick", "--arch", "toy", "--only", "encoder", "text", "training",
+                    "--json", str(tmp_path / "bench.json")]
+    done = subprocess.run(command_line, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "bench.json").read_text())
+    assert {f["part"] for f in content["figures"]} == {"encoder", "text", "training"} and content["machine"]["torch"]
+    for f in content["figures"]:
+        assert f["what"].strip()[:20] in done.stdout and f["value"] > 0
+        assert f["ratio"] is None or f["limit"]
+    assert "aims reached" in done.stdout.splitlines()[-1]
+
+
+# ---------------------------------------------------------------- several machines
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, from Linux's list of all."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue
+        if parent == pid:
+            found.append(int(entry.name))
+    return found
