@@ -1687,7 +1687,7 @@ def read_alignment(args: argparse.Namespace) -> Annotations:
 def present(table: Annotations) -> Annotations:
     """The rows whose video is on disk, with a word about the others."""
     missing = [video for video, file in zip(table.videos, table.files) if not file]
-    if missing:
+    if missing and os.environ.get("RANK", "0") == "0":       # once, of all processes
         print(f"{len(missing):,} of {len(table.videos):,} videos are not on disk and left out, such as {missing[0]}; "
               "python data.py check lists them", file=sys.stderr)
     return table.on_disk()

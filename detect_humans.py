@@ -55,8 +55,11 @@ def toy_detector(classes: int, channels: int = 64) -> FCOS:
     backbone = nn.Sequential(layer(3, 16, 2), layer(16, 32, 2), layer(32, channels, 2),
                              layer(channels, channels, 1), layer(channels, channels, 1))      # one cell for 8 x 8 pixels
     backbone.out_channels = channels
+    head = FCOSHead(channels, 1, classes, num_convs=1)
+    # a side's distance goes through a ReLU: begun at 0 it may die there, begun at one cell it learns
+    nn.init.ones_(head.regression_head.bbox_reg.bias)
     return FCOS(backbone, classes, min_size=96, max_size=192, anchor_generator=AnchorGenerator(((8,),), ((1.0,),)),
-                head=FCOSHead(channels, 1, classes, num_convs=1), detections_per_img=20)
+                head=head, detections_per_img=20)
 
 
 def new_detector(name: str, classes: int) -> nn.Module:

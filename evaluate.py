@@ -1217,6 +1217,12 @@ def score_joint(scored: list, classes: list[str], beta: int, protocol: str, args
 
 # ---------------------------------------------------------------- the command line
 
+# flags of one of the two ways to score, which the other would ignore without a word
+ONLY_CKPT = ("benchmark", "data", "jhmdb", "csv", "version", "proposals", "score", "beta", "joint", "localisation", "frames", "stride",
+             "short_side", "out", "resume")
+ONLY_FILES = ("predictions", "ground_truth", "label_map", "exclude", "box_report")
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     group = parser.add_argument_group("a checkpoint")
@@ -1267,7 +1273,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--video-map", action="store_true", help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
     group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
     group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ONLY_FILES if args.ckpt else ONLY_CKPT:
+        if getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} means nothing {'with' if args.ckpt else 'without'} --ckpt; leave it out")
+    return args
 
 
 def score_files(args: argparse.Namespace) -> list[dict]:

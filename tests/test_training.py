@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -104,6 +105,38 @@ def test_a_run_that_is_killed_resumes_to_the_same_bits_and_the_same_log(world, t
     assert two["step"] == 8 and largest_difference(one, two) == 0
     assert [(line["step"], line["loss"]) for line in lines(tmp_path / "whole")] == \
            [(line["step"], line["loss"]) for line in lines(tmp_path / "killed")]
+
+
+def test_two_nodes_of_which_a_worker_is_killed_finish_with_the_result_of_one(world, tmp_path):
+    recipe = ["--iterations", "30", "--batch-size", "4", "--save-every", "2", "--lr", "0.001", "--resume"]
+    alone = run(world, train_align, tmp_path / "alone", *recipe)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", "--max-restarts", "3",
+              "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "two-nodes"]
+    script = [str(ROOT / "train_align.py"), *flags(world, train_align, tmp_path / "nodes", *recipe)]
+    logs = [tmp_path / "node0.log", tmp_path / "node1.log"]
+    # workers of a new attempt must not meet in the store of the old one, where the dead one's address still stands
+    fresh_store = environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    nodes = [subprocess.Popen([*launch, *script], env=fresh_store, stdout=log.open("w"), stderr=subprocess.STDOUT,
+                              start_new_session=True) for log in logs]
+    try:
+        checkpoint = tmp_path / "nodes" / "last.pt"
+        while not checkpoint.exists():
+            assert all(node.poll() is None for node in nodes), logs[0].read_text() + logs[1].read_text()
+            time.sleep(0.01)
+        worker = Path(f"/proc/{nodes[1].pid}/task/{nodes[1].pid}/children").read_text().split()[0]
+        os.kill(int(worker), signal.SIGKILL)
+        assert load(checkpoint)["step"] < 30, "the run ended before it could be killed"
+        assert [node.wait(120) for node in nodes] == [0, 0], logs[0].read_text() + logs[1].read_text()
+    finally:
+        for node in nodes:
+            if node.poll() is None:
+                os.killpg(node.pid, signal.SIGKILL)
+    assert "exitcode: -9" in logs[1].read_text()
+    assert load(checkpoint)["step"] == 30 and largest_difference(alone, load(checkpoint)) < 1e-5
+    assert [line["step"] for line in lines(tmp_path / "nodes")] == list(range(1, 31))
 
 
 def test_a_process_without_any_box_stays_in_step(world, tmp_path):
