@@ -20,6 +20,7 @@ import os
 import platform
 import tempfile
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -212,7 +213,7 @@ def encoder(bench: Bench) -> None:
             functions |= {"fp32 compiled": lambda: run(fast, FP32), "bf16 compiled": lambda: run(fast, BF16)}
         t = bench.in_turn(functions)
 
-        aim = {"fp32": "" if bench.gpu else ">= 0.80", "bf16": ">= 0.60" if bench.gpu else ""}
+        aim = {"fp32": "" if bench.gpu else ">= 0.80", "bf16": ">= 0.60" if bench.gpu else ">= 0.80"}
         for name in ("fp32", "bf16"):
             what = f"{name} {height}x{width}, batch {batch}, {layers} layers"
             rate = flops / np.median(t[f"{name} encoder"])
@@ -351,21 +352,14 @@ def training(bench: Bench) -> None:
         batch |= {name: batch[name].pin_memory() for name in ("video", "jitter")}           # as the loader does
     tokens = 1 + arch.frames * arch.grid ** 2
     for dtype in dtypes[:1] if bench.args.quick else dtypes:
-        steps, optimizers, peaks = {}, {}, {}
+        steps = {}
         for stage in (1, 2):
             for checkpointing in (False, True):
                 for compiled in (False, True) if bench.args.compile and not checkpointing else (False,):
-                    name = (stage, checkpointing, compiled)
-                    step, optimizers[name] = training_step(bench, model_of(bench, layers), stage, checkpointing, compiled, classes,
-                                                           dtype == BF16)
-                    steps[name] = lambda step=step: step(batch)
+                    step = training_step(bench, model_of(bench, layers), stage, checkpointing, compiled, classes, dtype == BF16)
+                    steps[stage, checkpointing, compiled] = lambda step=step: step(batch)
         bare = products(batch_size, tokens, arch.width, dtype, bench.device)
         t = bench.in_turn(steps | {"products": bare})
-        for name, step in steps.items():
-            optimizers[name].zero_grad()
-            with PeakMemory(bench.device) as peak:
-                step()
-            peaks[name] = peak.mb
         linear, _ = block_flops(tokens, batch_size, arch.width)
         count = layers or arch.layers
         useful = 3 * encoder_flops(arch, count, batch_size, side, side)        # backward costs two forwards
@@ -377,8 +371,17 @@ def training(bench: Bench) -> None:
             own = useful + 3 * text_flops(arch, count, classes) * (stage == 2)
             bench.add(what, batch_size / np.median(t[name]), "clips/s", own / linear * ratio(t["products"], t[name]),
                       "matrix products", aim)
-            bench.add("  memory beyond weights and optimiser", peaks[name], "MB",
-                      peaks[name] / peaks[stage, False, False], "without checkpointing")
+
+    # memory, with all layers: of a few, the gradients of the weights would hide what checkpointing saves
+    count, first = layers if bench.args.quick and layers else arch.layers, None
+    for checkpointing in (False, True):
+        step = training_step(bench, model_of(bench, count), 1, checkpointing, False, classes, dtypes[0] == BF16)
+        step(batch)                                          # the optimiser's state is there
+        with PeakMemory(bench.device) as peak:
+            step(batch)
+        first = first or peak.mb
+        bench.add(f"stage 1, batch {batch_size}, {count} layers: memory beyond weights" + ", checkpointing" * checkpointing,
+                  peak.mb, "MB", peak.mb / first, "without checkpointing")
 
 
 def text_flops(arch: ovstad.Arch, layers: int, names: list[str]) -> int:
@@ -388,7 +391,7 @@ def text_flops(arch: ovstad.Arch, layers: int, names: list[str]) -> int:
 
 def training_step(bench: Bench, model: ovstad.ViCLIP, stage: int, checkpointing: bool, compiled: bool,
                   classes: list[str], amp: bool):
-    """The step that the training scripts run on a batch, without their loader and log; and its optimiser."""
+    """The step that the training scripts run on a batch, without their loader and log."""
     model.train().set_gradient_checkpointing(checkpointing)
     model.text_encoder.requires_grad_(stage == 2)
     prompts = [ovstad.PROMPT.format(name) for name in classes]
@@ -402,11 +405,11 @@ def training_step(bench: Bench, model: ovstad.ViCLIP, stage: int, checkpointing:
     columns = {i: i for i in range(len(classes))}
 
     def step(batch: dict) -> None:
-        optimizer.zero_grad()
         engine.forward_backward(model, batch, words, columns, len(batch["labels"]), args, bench.process)
         optimizer.step()
         model.clamp_temperature()
-    return step, optimizer
+        optimizer.zero_grad()
+    return step
 
 
 # ---------------------------------------------------------------- 4. decoding
@@ -540,11 +543,12 @@ def loader(bench: Bench) -> None:
     alone = (time.perf_counter() - before) / count
     bench.add(f"{crop}x{crop} training clips, {size.frames} frames, in this process", 1 / alone, "clips/s")
     cores = min(os.cpu_count() or 1, 8)
+    warnings.filterwarnings("ignore", "This DataLoader will create")         # more workers than cores are meant to be
     for workers in (1, 2) if bench.args.quick else (1, 2, 4, 8):
         args = argparse.Namespace(batch_size=batch_size, seed=0, workers=workers, iterations=4 * workers + 30)
         skipped = 4 * workers                                # what the workers had ready before the clock started
         for consume in (False, True):
-            step, _ = training_step(bench, model_of(bench, arch=arch), 1, False, False, data.UCF101_24, bench.gpu)
+            step = training_step(bench, model_of(bench, arch=arch), 1, False, False, data.UCF101_24, bench.gpu)
             waited, start = 0.0, 0.0
             batches = iter(engine.training_loader(dataset, args, bench.process, 0))
             for i in range(args.iterations):

@@ -1,12 +1,8 @@
-"""What makes it fast, held by counters and never by times; the bench's own arithmetic; and a run that outlives its workers."""
+"""What makes it fast, held by counters and never by times; and the bench's own arithmetic."""
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +15,10 @@ sys.path.insert(0, str(ROOT))
 
 import bench  # noqa: E402
 import data  # noqa: E402
-import engine  # noqa: E402
 import evaluate  # noqa: E402
 import ovstad  # noqa: E402
 import train_align  # noqa: E402
-from test_training import command, environment, largest_difference, load, run  # noqa: E402
+from test_training import environment  # noqa: E402
 
 
 # ---------------------------------------------------------------- decoding
@@ -166,7 +161,7 @@ def test_a_training_step_never_makes_the_host_wait_for_the_gpu():
     batch = bench.batch_for(4, 48, 4)
     batch |= {name: batch[name].pin_memory() for name in ("video", "jitter")}
     for stage in (1, 2):
-        step, _ = bench.training_step(settings, bench.model_of(settings), stage, False, False, data.UCF101_24, True)
+        step = bench.training_step(settings, bench.model_of(settings), stage, False, False, data.UCF101_24, True)
         step(batch)
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -211,18 +206,3 @@ def test_the_table_has_a_limit_beside_what_it_measures_and_goes_to_a_file(tmp_pa
         assert f["what"].strip()[:20] in done.stdout and f["value"] > 0
         assert f["ratio"] is None or f["limit"]
     assert "aims reached" in done.stdout.splitlines()[-1]
-
-
-# ---------------------------------------------------------------- several machines
-
-def children(pid: int) -> list[int]:
-    """Processes that a process has started, from Linux's list of all."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, IndexError):
-            continue
-        if parent == pid:
-            found.append(int(entry.name))
-    return found

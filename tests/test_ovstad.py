@@ -6,14 +6,13 @@ import math
 import os
 import re
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align, sigmoid_focal_loss
 
 import ovstad
-from ovstad import ARCHS, build_model, focal_loss, fuse, info_nce, load_model, load_weights, tokenize, trim
+from ovstad import build_model, focal_loss, fuse, info_nce, load_model, load_weights, tokenize, trim
 
 
 @pytest.fixture(scope="module")
