@@ -719,7 +719,7 @@ def table(bench: Bench) -> None:
     folder = bench.folder / "alignment"
     pairs, size = write_alignment_sets(folder, 1.0 if bench.args.full else 0.02 if bench.args.quick else 0.1)
     args = argparse.Namespace(hcstvg=folder / "hcstvg", vidstg=folder / "vidstg", vidor=folder / "vidor", csv=None, data=None,
-                              fraction=1.0, exclude_videos=None, seed=0)
+                              split="train", fraction=1.0, exclude_videos=None, seed=0)
 
     def bare_json() -> None:
         for path in folder.rglob("*.json"):

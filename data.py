@@ -90,7 +90,8 @@ class Annotations:
         """The rows whose video is there; FileNotFoundError if none is."""
         there = np.array([bool(file) for file in self.files], bool)
         if not there.any():
-            raise FileNotFoundError(f"none of the {len(self.videos)} videos is there ({self.videos[0]}, ...)")
+            such = f" ({self.videos[0]}, ...)" if self.videos else ""
+            raise FileNotFoundError(f"none of the {len(self.videos)} videos is there{such}")
         return self if there.all() else self.select(there[self.video])
 
     def keyframe_starts(self) -> np.ndarray:
@@ -265,12 +266,16 @@ class VideoReader:
             skip = packet.pts is not None and packet.pts < self.needed
             self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
             self.from_start &= not skip
-            yield from packet.decode()
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:                # a damaged packet costs its own frames
+                continue
+            yield from frames
 
     def _decode(self, ordinal: bool) -> None:
         try:
             frame = next(self.frames)
-        except (StopIteration, av.error.FFmpegError):        # the end, or damage that ends a full decode as well
+        except (StopIteration, av.error.FFmpegError):        # the end, or a file that cannot be read further
             self.ended = True
             return
         position = self.count if ordinal else frame.pts
@@ -334,7 +339,7 @@ class FolderReader:
                 size = scaled_size(*image.size, self.short_side, self.multiple)
                 image.draft("RGB", size)                     # JPEG: decode at the nearest larger eighth
                 return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
-        except OSError as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:          # SyntaxError: a damaged PNG
             raise ValueError(f"{self.files[index]}: not a picture that can be read ({error})") from None
 
 
@@ -426,11 +431,11 @@ class ClipDataset(torch.utils.data.Dataset):
                  crop: int | None = None, scale: tuple[int, int] = (256, 320), mirror_texts: bool = True):
         self.table, self.frames, self.stride = annotations, frames, stride
         self.short_side, self.patch, self.crop, self.scale = short_side, patch, crop, scale
-        if crop and min(scale) < crop:
-            raise ValueError(f"--scale {scale[0]} {scale[1]}: the short side must not be below the crop of {crop} pixels")
+        if crop and not crop <= scale[0] <= scale[1]:
+            raise ValueError(f"--scale {scale[0]} {scale[1]}: expected MIN <= MAX, and MIN not below the crop of {crop} pixels")
         self.first_row = annotations.keyframe_starts()
-        self.texts, self.mirrored = list(annotations.texts), np.arange(len(annotations.texts), dtype=np.int32)
-        place = {text: i for i, text in enumerate(self.texts)}
+        self.mirrored = np.arange(len(annotations.texts), dtype=np.int32)
+        place = {text: i for i, text in enumerate(annotations.texts)}
         for i, text in enumerate(annotations.texts):         # texts with "left" or "right" get a mirrored twin
             twin = swap_left_right(text)
             if twin != text and (mirror_texts or twin in place):
@@ -921,6 +926,7 @@ def add_proposals(annotations: Annotations, proposals: Proposals, iou: float = 0
     none = np.flatnonzero(best_row < 0)
 
     p, row = np.concatenate([p[taken], none]), np.concatenate([row[taken], np.full(len(none), -1)])
+
     def extended(old, new):
         return None if old is None else np.concatenate([old, new])
 
@@ -996,7 +1002,7 @@ def cached(data, name: str, sources: list, options: list, build) -> Annotations:
     """
     stats = [(str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in [*sources, __file__]]
     key = hashlib.sha256(json.dumps([options, stats]).encode()).hexdigest()
-    label = hashlib.sha256(json.dumps([options, str(Path(data).resolve())]).encode()).hexdigest()[:12]
+    label = hashlib.sha256(json.dumps([options, [str(path) for path in sources], str(Path(data).resolve())]).encode()).hexdigest()[:12]
     folder = cache_folder(data)
     if folder is None:
         return build()
@@ -1004,8 +1010,8 @@ def cached(data, name: str, sources: list, options: list, build) -> Annotations:
     with locked(path.with_suffix(".lock")):                    # one process of a node parses, the others wait
         try:
             table, found = load_table(path)
-        except (OSError, ValueError):
-            found = None                                       # absent or damaged
+        except (OSError, ValueError, TypeError, KeyError):
+            found = None                                       # absent, damaged, or of other fields
         if found != key:
             save_table(build(), path, key)
             table, _ = load_table(path)
@@ -1598,7 +1604,8 @@ def merge(sets: list[Annotations]) -> Annotations:
     units = {one.unit for one in sets}
     seconds = np.concatenate([np.full(len(one.videos), one.unit == "second") for one in sets])
     start = [np.zeros(len(s.videos), np.float32) if s.start_sec is None else s.start_sec for s in sets]
-    # whole frame numbers up to 16 million stay exact in float32 seconds
+    if len(units) > 1:
+        keyframe = keyframe.astype(np.float32)                 # whole frame numbers up to 16 million stay exact
     return Annotations([v for s in sets for v in s.videos], list(texts), video, keyframe, box, text,
                        unit=sets[0].unit if len(units) == 1 else "second",
                        in_seconds=seconds if len(units) > 1 else None,
@@ -1615,12 +1622,15 @@ PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}  #
 def add_dataset_flags(parser: argparse.ArgumentParser, datasets: tuple[str, ...] = DATASETS) -> None:
     """--dataset and where its files are; `read_dataset(**vars(args))` takes them."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=datasets, default=datasets[0])
+    group.add_argument("--dataset", choices=datasets, default=datasets[0], help="what to read")
     group.add_argument("--data", help="its folder (default: data/ and its name); with csv: the folder that holds train.csv "
-                                      "and test.csv (video,keyframe,x1,y1,x2,y2,text[,person]) and that video paths start from")
+                                      "and test.csv (video,keyframe,x1,y1,x2,y2,text[,person]) and that video paths start from; "
+                                      "folders of frames in it are taken as 30 a second")
     group.add_argument("--csv", help="with --dataset csv: one file in place of the two")
-    group.add_argument("--vidor", default="data/vidor", help="VidOR's annotation and videos, for vidstg")
-    group.add_argument("--part", type=int, default=1, help="which of JHMDB-21's three divisions")
+    if "vidstg" in datasets:
+        group.add_argument("--vidor", default="data/vidor", help="VidOR's annotation and videos, for vidstg")
+    if "jhmdb-21" in datasets:
+        group.add_argument("--part", type=int, default=1, help="which of JHMDB-21's three divisions")
     group.add_argument("--version", help="AVA's 2.1 or 2.2, HC-STVG's 1 or 2 (default: the newest there)")
 
 
@@ -1628,6 +1638,10 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
                  version: str | None = None, **_) -> Annotations:
     """A dataset by its name; split "train" or "test", which for AVA is val, as its test labels are not public."""
     folder = data or f"data/{dataset}"
+    if csv and dataset != "csv":
+        raise ValueError(f"--csv {csv}: goes with --dataset csv, not {dataset}")
+    if dataset == "hcstvg" and version not in (None, "1", "2"):
+        raise ValueError(f"--version {version}: HC-STVG has 1 and 2")
     if dataset == "csv":
         path = Path(csv) if csv else Path(folder) / ("train.csv" if split == "train" else "test.csv")
         if not path.is_file():
@@ -1656,6 +1670,8 @@ def add_alignment_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--vidor", default="data/vidor", help="VidOR's folder: VidSTG's boxes and videos")
     group.add_argument("--csv", help="your own pairs: video,keyframe,x1,y1,x2,y2,text[,person]")
     group.add_argument("--data", help="the folder that --csv's video paths start from (default: the CSV's own)")
+    group.add_argument("--split", choices=["train", "all"], default="train", help="of the official sets: their training part, or "
+                       "all parts, which the 7 million pairs of Table 1 seem to be")
     group.add_argument("--fraction", type=float, default=1.0, help="share of the samples to train on (Table 4), chosen by --seed")
     group.add_argument("--exclude-videos", metavar="FILE",
                        help="leave out the videos whose name holds an id of FILE's first column: with AVA's validation CSV, "
@@ -1663,14 +1679,15 @@ def add_alignment_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_alignment(args: argparse.Namespace) -> Annotations:
-    """Stage 1's table: the training sets that the flags name, as one, its rows shared like any set's."""
+    """Stage 1's table: the sets that the flags name, as one, its rows shared like any set's."""
     if not 0 < args.fraction <= 1:
         raise ValueError(f"--fraction {args.fraction:g}: a share of the samples is above 0 and at most 1")
     hcstvg, vidstg = args.hcstvg, args.vidstg
     if not (hcstvg or vidstg or args.csv):
         hcstvg, vidstg = "data/hcstvg", "data/vidstg"
-    sets = [read_dataset("hcstvg", hcstvg)] if hcstvg else []
-    sets += [read_dataset("vidstg", vidstg, vidor=args.vidor)] if vidstg else []
+    parts = ("train", "val", "test") if args.split == "all" else ("train",)
+    sets = [read_dataset("hcstvg", hcstvg, part) for part in parts if part != "test"] if hcstvg else []     # v2's test has no boxes
+    sets += [read_dataset("vidstg", vidstg, part, vidor=args.vidor) for part in parts] if vidstg else []
     sets += [read_dataset("csv", args.data, csv=args.csv)] if args.csv else []
 
     def build():
@@ -1679,7 +1696,7 @@ def read_alignment(args: argparse.Namespace) -> Annotations:
         return sample_fraction(table, args.fraction, args.seed) if args.fraction < 1 else table
 
     sources = [one.cache for one in sets if one.cache] + [path for path in (args.csv, args.exclude_videos) if path]
-    table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources, [args.fraction, args.seed], build)
+    table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources, [args.fraction, args.seed if args.fraction < 1 else 0], build)
     table.files = [file for one in sets for file in one.files]
     return present(table)
 
@@ -1707,7 +1724,7 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
 def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
     """Stage 2's table, whose texts are the base classes alone, and the names of the novel ones."""
     table = read_dataset(**vars(args))
-    novel = novel_classes(args.dataset, table.texts, args.novel, args.data)
+    novel = novel_classes(args.dataset, table.texts, args.novel, args.data or (args.csv and Path(args.csv).parent))
     base = [i for i, name in enumerate(table.texts) if name not in novel]
     if not base:
         raise ValueError(f"{args.novel or 'novel.txt'}: makes every class of {args.dataset} novel; some must be left to train on")

@@ -191,7 +191,7 @@ class Words:
             "its scores rank, but separate less; train_finetune.py makes a better one")
 
         prompt = record.get("prompt", ovstad.PROMPT)
-        prompts = [[prompt.format(phrase) for phrase in phrasings] for phrasings in actions.values()]
+        prompts = [[prompt.replace("{}", phrase) for phrase in phrasings] for phrasings in actions.values()]
         prompts += [[text] for text in settings.background if not any(text in own for own in prompts)]
         with torch.inference_mode():
             means = [F.normalize(model.encode_text(some).float(), dim=-1).mean(dim=0) for some in prompts]

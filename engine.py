@@ -81,7 +81,7 @@ def add_training_flags(parser: argparse.ArgumentParser, batch_size=None, iterati
     group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
 
     group = parser.add_argument_group("clips")
-    group.add_argument("--frames", type=positive, help="T; by default what the model was pretrained with (8)")
+    group.add_argument("--frames", type=positive, help="T; by default what the weights were trained with (8)")
     group.add_argument("--stride", type=positive, default=stride, help="frames from one of a clip to the next; the paper has 1 for "
                        "UCF-JHMDB and 8 for OV-AVA")
     group.add_argument("--crop", type=positive, help="training crop in pixels; by default the pretraining size (224)")
@@ -103,12 +103,14 @@ def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, ite
     group.add_argument("--iterations", type=positive, default=iterations, help="optimiser steps")
     group.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for models as small as the toy")
     group.add_argument("--lr", type=float, default=lr, help="base learning rate")
-    group.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up, before a cosine to 0 (not in the paper)")
+    group.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up, before a cosine to 0 (not in the paper); "
+                       "fewer than --iterations")
     group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
     group.add_argument("--weight-decay", type=float, default=weight_decay, help="of both optimisers")
 
     group = parser.add_argument_group("files")
-    group.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if there is one; same result as uninterrupted")
+    group.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if there is one; same result as "
+                       "uninterrupted (on a GPU but for the order of its sums)")
     group.add_argument("--save-every", type=positive, default=1000, help="steps between checkpoints")
     group.add_argument("--log-every", type=positive, default=20, help="steps between lines of OUT/log.jsonl")
 
@@ -177,25 +179,27 @@ def start_process(device: str | None = None) -> Process:
 
 # ---------------------------------------------------------------- model and checkpoint
 
-def model_for(args: argparse.Namespace) -> tuple[ovstad.ViCLIP, dict]:
-    """The model that --weights names, and the checkpoint's record ({} for anything that is no checkpoint of ours).
+def model_for(args: argparse.Namespace) -> ovstad.ViCLIP:
+    """The model that --weights names.
 
     Fills in the flags whose default depends on the model: frames, crop, scale, short side.
     """
+    if args.arch and args.weights != "random":
+        raise ValueError(f"--arch {args.arch}: weights tell their own size; give --weights {args.arch}, or --weights random")
     if args.weights == "random":
         torch.manual_seed(args.seed)
         model, record = ovstad.build_model(args.arch or "ViT-B/16"), {}
     else:
         model, record = ovstad.load_model(args.weights)
     arch = ovstad.ARCHS[model.arch]
-    args.frames = args.frames or arch.frames
+    args.frames = args.frames or record.get("frames") or arch.frames
     args.crop = args.crop or arch.grid * arch.patch
     args.scale = args.scale or [round(args.crop * 8 / 7), round(args.crop * 10 / 7)]
     args.short_side = args.short_side or round(args.crop * 8 / 7)
     if args.crop % arch.patch:
         raise ValueError(f"--crop {args.crop}: must be a multiple of the patch of {model.arch}, {arch.patch}")
     model.set_gradient_checkpointing(args.gradient_checkpointing)
-    return model, record
+    return model
 
 
 def make_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
@@ -216,6 +220,9 @@ def learning_rate(step: int, base: float, warmup: int, iterations: int) -> float
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
     """Write a checkpoint so that, killed at any moment, the old file or the new one stands there whole."""
+    if not all(tensor.isfinite().all() for tensor in checkpoint.get("model", {}).values()):
+        raise ValueError(f"{path}: not written, as the weights are not finite after step {checkpoint['step']}; what stands there is "
+                         "sound. Try a lower --lr or a longer --warmup")
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:                      # a file of ours: a full disk is an OSError, with its reason
         torch.save(checkpoint, file)
@@ -253,6 +260,14 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.op
     model.load_state_dict(weights)
     optimizer.load_state_dict(checkpoint["optimizer"])
     return checkpoint["step"]
+
+
+def check_agreement(process: Process, step: int, dataset) -> None:
+    """ValueError if the processes would not train on the same: a machine lacks the checkpoint, or some videos."""
+    facts = process.gather((step, len(dataset), len(dataset.texts)))
+    if len(set(facts)) > 1:
+        raise ValueError(f"the processes disagree on (step, keyframes, texts): {sorted(set(facts))}; every machine needs the same "
+                         "--out and the same videos")
 
 
 # ---------------------------------------------------------------- the training loop's surroundings
@@ -295,16 +310,17 @@ class BadClips:
     HOPELESS, PATIENCE = 0.25, 64        # our judgement: more than a quarter of the clips, once 64 were tried
 
     def __init__(self):
-        self.tried, self.bad, self.named = 0, 0, set()
+        self.tried, self.bad, self.named, self.last = 0, 0, set(), ""
 
     def count(self, clips: int, reasons: list[str]) -> None:
         self.tried, self.bad = self.tried + clips, self.bad + len(reasons)
         for reason in reasons:
+            self.last = reason
             if reason not in self.named and is_main():
                 tqdm.write(f"skipped {reason}", file=sys.stderr)
                 self.named.add(reason)
         if self.tried >= self.PATIENCE and self.bad > self.HOPELESS * self.tried:
-            raise ValueError(f"{self.bad} of {self.tried} clips could not be read, the last one being {reasons[-1] if reasons else ''}; "
+            raise ValueError(f"{self.bad} of {self.tried} clips could not be read, the last one being {self.last}; "
                              "check the paths with: python data.py check")
 
 
@@ -362,7 +378,7 @@ class Meter:
         loss, local = host.tolist()
         if not math.isfinite(loss):
             clips = sum(self.process.gather([] if math.isfinite(local) else names), [])
-            raise ValueError(f"the loss is {loss} at step {step}, on these clips: {', '.join(clips)}; the last checkpoint is sound. "
+            raise ValueError(f"the loss is {loss} at step {step}, on these clips: {', '.join(clips)}; the last checkpoint is whole. "
                              "Try a lower --lr or a longer --warmup")
         self.losses.append(loss)
         if step % self.every == 0:

@@ -1101,7 +1101,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     classes = [name for one in sets for name in one.truth.texts]
     classes = list(dict.fromkeys(classes))
     with torch.inference_mode():
-        f_text = model.encode_text([prompt.format(name) for name in classes])             # (C, D), once
+        f_text = model.encode_text([prompt.replace("{}", name) for name in classes])             # (C, D), once
     scored = []
     for number, one in enumerate(sets):
         kinds = [one.proposals] + ([annotated_people(one.truth)] if args.localisation else [])

@@ -326,7 +326,8 @@ class ViCLIP(nn.Module):
             raise ValueError(f"{len(f_map)} clips but boxes of {len(boxes)}; give one (N_b, 4) tensor a clip, "
                              "empty where nobody is")
         feature_map = f_map.float().mean(dim=1).permute(0, 3, 1, 2)          # (B, M, h, w)
-        return pool_regions(feature_map, boxes) @ self.vision_encoder.proj.float()
+        with torch.autocast(f_map.device.type, enabled=False):               # N vectors: float32 costs nothing
+            return pool_regions(feature_map, boxes) @ self.vision_encoder.proj.float()
 
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Embeddings (C, D) of a list of texts."""
@@ -404,6 +405,8 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
     The record is what a checkpoint of ours holds beside the model (arch, beta, classes, ...), else {}.
     """
     path = os.fspath(path)
+    if os.path.isdir(path):                                  # a Hub repository's folder
+        path = os.path.join(path, "model.safetensors")
     if not os.path.exists(path):
         path = download(path)
     try:
@@ -415,7 +418,7 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{path}: cannot be read as weights, perhaps cut short or not a weights file; "
                          f"download it again ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from None
     state = content.get("model", content) if isinstance(content, dict) else {}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: holds no state dict; expected tensors by name, alone or under 'model'")
     return state, {name: value for name, value in content.items() if name != "model" and "arch" in content}
 

@@ -3,7 +3,7 @@
     python toy.py              # minutes on a laptop's CPU; --quick: 2 minutes, for the plumbing alone
 
 The world: films of stick people on changing backgrounds. Each person does one of 12 actions that only
-pose and motion tell apart; 3 of them are novel: no box is ever labelled with them, in no stage. Up to three
+pose and motion tell apart; 3 of them are novel: no stage trains on a box labelled with them. Up to three
 people share a scene. In three scenes of ten they all do the same, as in a class of sport; else each does
 something different, and a clip's global feature cannot say who does what.
 
@@ -173,7 +173,7 @@ def caption(actions: list[str], colours: list[str], rng: np.random.Generator) ->
     return " and ".join(rng.permutation(people))
 
 
-def write_set(folder: Path, name: str, scenes: int, people: list[float], actions: list[str], seed: int) -> None:
+def write_set(folder: Path, name: str, scenes: int, people: list[float], actions: list[str], seed: int | list[int]) -> None:
     """Films FOLDER/NAME/*.mp4 of a minute each; captions NAME_captions.csv and boxes NAME.csv.
 
     people: chances of one, two and three people in a scene. Captions: video,start,end,caption. Boxes: the
@@ -261,7 +261,7 @@ def run_stage(script, flags: str) -> Path:
     checkpoint = Path(args.out) / "last.pt"
     if checkpoint.exists() and torch.load(checkpoint, map_location="cpu", weights_only=True)["step"] == args.iterations:
         return checkpoint
-    print(f"\n$ python {script.__name__}.py {flags}", flush=True)
+    print(f"\n$ python {script.__name__}.py {flags} --resume", flush=True)
     return script.train(args)
 
 
@@ -291,7 +291,7 @@ def draw_sheet(folder: Path, checkpoint: Path, path: Path, count: int = 12, zoom
     side, font = SIZE * zoom, ImageFont.load_default(15)
     sheet = Image.new("RGB", (4 * (side + 6) + 6, (count + 3) // 4 * (side + 6) + 6), "white")
     with torch.inference_mode():
-        f_text = model.encode_text([record["prompt"].format(name) for name in truth.texts])
+        f_text = model.encode_text([record["prompt"].replace("{}", name) for name in truth.texts])
         for k in range(count):
             item = clips[k * len(clips) // count]
             logits = model(data.normalise(item["video"][None]), [item["boxes"]], f_text, record["beta"])      # (N, C)
@@ -419,12 +419,14 @@ def table_4(toy: Toy) -> list[tuple]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/toy"))
+    parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of everything that is made")
     parser.add_argument("--seed", type=int, default=0, help="of the world and of every stage")
     parser.add_argument("--quick", action="store_true", help="a tiny world and a few steps: the plumbing in 2 minutes")
     parser.add_argument("--table", type=int, choices=[2, 3, 4], help="a whole table of the paper: 2, the fusion ratio; 3, the "
                         "training process; 4, the alignment data. By default the main rows of 3, and pictures")
     args = parser.parse_args()
+    if shlex.quote(str(args.out)) != str(args.out):
+        raise ValueError(f"--out {args.out}: give a path without spaces and shell characters")
     sizes, started = QUICK if args.quick else FULL, time.perf_counter()
     args.out.mkdir(parents=True, exist_ok=True)
     settings, kept = json.dumps({"seed": args.seed, **sizes}), args.out / "toy.json"

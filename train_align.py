@@ -60,14 +60,15 @@ def train(args: argparse.Namespace) -> Path:
 
     # data
     annotations = data.read_alignment(args)
-    model, record = engine.model_for(args)
+    model = engine.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch, crop=args.crop, scale=args.scale)
 
     # model and optimiser
-    model.text_encoder.requires_grad_(False)                 # Section 3.3: only the video encoder is trained
+    model.text_encoder.requires_grad_(False)                 # Section 3.3: the text encoder is frozen; tau is learned
     wrapped = engine.wrap(model, process)
     optimizer = engine.make_optimizer(model, args)
     start = engine.resume(args, model, optimizer)
+    engine.check_agreement(process, start, dataset)
     sentences = SentenceFeatures(model, dataset.texts)
     meter, bad = engine.Meter(args, process, start), engine.BadClips()
 
@@ -81,7 +82,8 @@ def train(args: argparse.Namespace) -> Path:
     # the loop
     loader = engine.training_loader(dataset, args, process, start)
     for step, batch in enumerate(meter.batches(loader), start + 1):
-        # every region meets the sentences of all processes, and all count the same boxes
+        # every region meets the sentences of all processes, and all count the same boxes;
+        # not in the paper: equal sentences are one column, a box with several sentences is one row
         own = sorted({text for _, text in batch["labels"].tolist()})
         shared = process.gather((own, sum(len(b) for b in batch["boxes"]), len(batch["boxes"]), batch["bad"]))
         ids = sorted({text for texts, *_ in shared for text in texts})

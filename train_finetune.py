@@ -25,7 +25,9 @@ AVA_RECIPE = {"batch_size": 8, "iterations": 140_000, "lr": 1e-4, "stride": 8}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter, epilog="default " + ", ".join(
+        f"--{name.replace('_', '-')} {value:g} (AVA {AVA_RECIPE[name]:g})" for name, value in UCF_RECIPE.items())
+        + ", --out runs/DATASET")
     data.add_finetuning_flags(parser)
     engine.add_training_flags(parser)
     group = parser.add_argument_group("text")
@@ -49,7 +51,7 @@ def train(args: argparse.Namespace) -> Path:
     # data
     annotations, novel = data.read_finetuning(args)
     classes = annotations.texts
-    model, record = engine.model_for(args)
+    model = engine.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch, crop=args.crop, scale=args.scale,
                                mirror_texts=False)
 
@@ -58,7 +60,8 @@ def train(args: argparse.Namespace) -> Path:
     wrapped = engine.wrap(model, process)
     optimizer = engine.make_optimizer(model, args)
     start = engine.resume(args, model, optimizer)
-    text = ovstad.trim(ovstad.tokenize([args.prompt.format(name) for name in classes])).to(process.device)    # (C_b, L)
+    engine.check_agreement(process, start, dataset)
+    text = ovstad.trim(ovstad.tokenize([args.prompt.replace("{}", name) for name in classes])).to(process.device)    # (C_b, L)
     if args.freeze_text:
         with torch.no_grad():
             text = model.text_encoder(text)                  # (C_b, D), once

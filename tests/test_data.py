@@ -254,6 +254,22 @@ def test_colour_jitter_equals_torchvisions_clip_by_clip():
         torch.testing.assert_close(ours, F.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), atol=2e-3, rtol=0)
 
 
+def test_a_damaged_packet_costs_its_own_frame_and_no_other(tmp_path):
+    path = write_video(tmp_path / "film.mp4", 80, bframes=0, gop=10)
+    with av.open(path) as container:
+        packet = [packet for packet in container.demux(video=0)][13]
+        place, size = packet.pos, packet.size
+    content = bytearray(Path(path).read_bytes())
+    content[place + 4:place + size] = b"\xff" * (size - 4)
+    Path(path).write_bytes(content)
+    kept = open_video(path)
+    for frame_idx in (5, 13, 16, 25, 40, 60):
+        clip = kept.clip(frame_idx, 3, 1)
+        assert np.array_equal(clip, open_video(path).clip(frame_idx, 3, 1))              # as by a reader of its own
+        expected = [i if i != 13 else 12 for i in range(frame_idx - 1, frame_idx + 2)]
+        assert frame_idx == 16 or [number_of(picture) for picture in clip] == expected
+
+
 # ---------------------------------------------------------------- the dataset
 
 @pytest.fixture

@@ -843,6 +843,14 @@ def test_a_mistake_is_one_line_and_status_two_and_nothing_is_written(monkeypatch
     assert not list(files.glob("r.*"))
 
 
+@pytest.mark.parametrize("flags, message", [(["--ckpt", "c.pt", "--exclude", "e.csv"], "--exclude means nothing with --ckpt"),
+                                            (["--predictions", "p.csv", "--ground-truth", "g.csv", "--joint"], "--joint means nothing without"),
+                                            (["--ckpt", "c.pt", "--predictions", "p.csv"], "--predictions means nothing with --ckpt")])
+def test_flags_of_the_other_way_to_score_are_refused(monkeypatch, capsys, flags, message):
+    status, _, err = run(monkeypatch, capsys, *flags)
+    assert status == 2 and err.count("\n") == 1 and message in err
+
+
 def test_a_plot_without_any_counted_class_is_still_a_picture(tmp_path):
     truth, found = tables([], [], 2)
     plot_classes(frame_map(truth, found), tmp_path / "r.png")

@@ -786,6 +786,36 @@ def test_alignment_table_is_built_from_any_mix(tmp_path):
         read("--fraction", 1.5)
 
 
+def test_two_alignment_files_of_a_folder_do_not_share_a_cache(tmp_path):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    data.add_alignment_flags(parser)
+    write(tmp_path / "v.mp4")
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.csv", f"v.mp4,1,0.1,0.1,0.5,0.5,a person of {name}\n")
+    a, _ = (data.read_alignment(parser.parse_args(["--csv", str(tmp_path / f"{name}.csv")])) for name in ("a", "b"))
+    again = pickle.loads(pickle.dumps(a))                      # as a loader's worker gets it
+    assert again.texts == ["a person of a"] and rows(again) == rows(a)
+
+
+def test_split_all_adds_the_other_parts_of_both_sets(tmp_path):
+    write(tmp_path / "hc" / "trainv2.json", hcstvg_entries())
+    write(tmp_path / "hc" / "valv2.json", {f"9{key}": entry for key, entry in hcstvg_entries().items()})
+    for part, video in (("train", "123"), ("val", "124"), ("test", "125")):
+        write(tmp_path / "vs" / f"{part}_annotations.json", [vidstg_entry(video, "ride", 0, 2, 4)])
+        vidor(tmp_path / "vidor", video, {0: {2: (0, 0, 320, 180), 3: (0, 0, 320, 180)}}, 10)
+        write(tmp_path / f"vidor/video/{video}.mp4")
+    for key in hcstvg_entries():
+        write(tmp_path / "hc" / "video" / key)
+        write(tmp_path / "hc" / "video" / f"9{key}")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    data.add_alignment_flags(parser)
+    sets = ["--hcstvg", str(tmp_path / "hc"), "--vidstg", str(tmp_path / "vs"), "--vidor", str(tmp_path / "vidor")]
+    train, both = (data.read_alignment(parser.parse_args([*sets, "--split", split])) for split in ("train", "all"))
+    assert len(train) == 6 + 2 and len(both) == 2 * 6 + 3 * 2 and len(both.texts) == len(train.texts)
+
+
 @pytest.fixture
 def counted(tmp_path):
     """A source file, and a reader of it that counts its calls."""

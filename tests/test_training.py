@@ -290,6 +290,31 @@ def test_a_full_disk_is_an_error_in_one_line_and_leaves_the_old_checkpoint(tmp_p
     assert load(tmp_path / "last.pt")["step"] == 1
 
 
+def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path):
+    engine.save_checkpoint(tmp_path / "last.pt", {"model": {"w": torch.ones(2)}, "step": 1})
+    with pytest.raises(ValueError, match="not finite after step 2"):
+        engine.save_checkpoint(tmp_path / "last.pt", {"model": {"w": torch.tensor([1.0, math.inf])}, "step": 2})
+    assert load(tmp_path / "last.pt")["step"] == 1
+
+
+def test_processes_that_would_train_on_different_things_are_stopped():
+    class Two(engine.Process):
+        def gather(self, value):
+            return [value, (5, *value[1:])]                  # the other machine has a checkpoint of step 5
+
+    class Set(list):
+        texts = ["a person waving"]
+
+    engine.check_agreement(engine.Process(0, 1, torch.device("cpu")), 3, Set([1, 2]))
+    engine.check_agreement(Two(0, 2, torch.device("cpu")), 5, Set([1, 2]))
+    with pytest.raises(ValueError, match=r"disagree .*\[\(3, 2, 1\), \(5, 2, 1\)\]; every machine needs the same --out"):
+        engine.check_agreement(Two(0, 2, torch.device("cpu")), 3, Set([1, 2]))
+
+
+def test_braces_in_a_prompt_are_just_braces(world, tmp_path):
+    assert run(world, train_finetune, tmp_path / "out", "--iterations", "1", "--batch-size", "2", "--prompt", "{a} {}")["prompt"] == "{a} {}"
+
+
 def test_a_batch_that_does_not_divide_among_the_processes_is_refused():
     with pytest.raises(ValueError, match="--batch-size 5 is global and must divide among 2 processes"):
         GlobalBatches(10, 5, 1, world=2)
@@ -313,7 +338,9 @@ def test_mostly_unreadable_videos_stop_the_run(world, tmp_path):
 
 @pytest.mark.parametrize("script, wrong, message", [
     (train_align, ["--fraction", "0"], "--fraction 0"), (train_align, ["--csv", "nothing.csv"], "nothing.csv"),
-    (train_align, ["--weights", "nothing.pt"], "no such weights file"), (train_align, ["--scale", "40", "54"], "must not be below the crop"),
+    (train_align, ["--weights", "nothing.pt"], "no such weights file"), (train_align, ["--scale", "40", "54"], "MIN not below the crop"),
+    (train_align, ["--scale", "60", "54"], "expected MIN <= MAX"), (train_align, ["--arch", "ViT-L/14"], "weights tell their own size"),
+    (train_finetune, ["--dataset", "ucf101-24", "--csv", "my.csv"], "goes with --dataset csv"),
     (train_align, ["--crop", "50"], "must be a multiple of the patch"), (train_finetune, ["--prompt", "a person"], "write {}"),
     (train_finetune, ["--device", "cuda:7"], "no CUDA GPU"), (train_finetune, ["--device", "mps"], "give cpu, cuda or cuda:N"),
     (train_finetune, ["--proposals", "nothing.csv"], "nothing.csv")])
