@@ -111,7 +111,8 @@ class Settings:
                 if value is not None and not good(value):
                     raise ValueError(f"--{name.replace('_', '-')} {value}: expected {expected}")
 
-        need(lambda x: 0 < x < inf, "a number above 0", "every", "gap", "fps", "max_seconds")
+        need(lambda x: 0.01 <= x < inf, "0.01 seconds or more", "every")
+        need(lambda x: 0 < x < inf, "a number above 0", "gap", "fps", "max_seconds")
         need(lambda x: 0 <= x <= 1, "a number in [0, 1]", "person_score", "link_iou", "threshold", "beta")
         need(lambda x: x >= 1, "1 or more", "frames", "stride", "short_side", "batch_size", "top")
         need(lambda x: x >= 1 and x % 2, "an odd number of keyframes", "smooth")

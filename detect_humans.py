@@ -157,8 +157,8 @@ def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[s
 
     A video has a keyframe at its first frame, and each `every` seconds from there.
     """
-    if every <= 0:
-        raise ValueError(f"--every {every:g}: give the seconds between keyframes, more than 0")
+    if every < 0.01:
+        raise ValueError(f"--every {every:g}: give the seconds between keyframes, 0.01 or more")
     times, unreadable = [], []
     for path in paths:
         try:

@@ -326,7 +326,7 @@ FULL = {"pretrain_scenes": 8000, "people": 3000, "align_scenes": 1500, "train_sc
         "pretrain_steps": 1200, "align_steps": 400, "finetune_steps": 400, "detector_steps": 600}
 QUICK = {"pretrain_scenes": 600, "people": 300, "align_scenes": 120, "train_scenes": 120, "test_scenes": 60,
          "pretrain_steps": 40, "align_steps": 15, "finetune_steps": 15, "detector_steps": 15}
-TRAINING = ("--optimizer adamw --lr 2e-3 --warmup 20 --batch-size 32 --scale 48 54 --short-side 48 --stride 2 "
+TRAINING = ("--optimizer adamw --lr 5e-4 --warmup 20 --batch-size 32 --scale 48 54 --short-side 48 --stride 2 "
             "--workers 1 --save-every 50")
 
 

@@ -598,7 +598,7 @@ def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_lef
     ([], "no words to look for"),
     (["--actions-file", "absent.txt"], "absent.txt"),
     (["--actions", "wave", "wave"], "is there twice"),
-    (["--actions", "wave", "--every", "0"], "--every 0.0: expected a number above 0"),
+    (["--actions", "wave", "--every", "0"], "--every 0.0: expected 0.01 seconds or more"),
     (["--actions", "wave", "--smooth", "2"], "--smooth 2: expected an odd number"),
     (["--actions", "wave", "--device", "cuda:99"], "--device cuda:99"),
     (["--actions", "wave", "--ckpt", "absent.pt"], "absent.pt: no such weights file"),
