@@ -2,7 +2,7 @@
 
     python bench.py                        # under 10 minutes on 2 cores; on a GPU where there is one
     python bench.py --only encoder decoding
-    python bench.py --quick                # a minute: smaller sizes, fewer repeats
+    python bench.py --quick                # three minutes: smaller sizes, fewer repeats
     python bench.py --arch ViT-L/14 --only encoder training --compile
 
 Absolute times of a shared machine mean little. So what is compared runs in turn, round after round, and a
@@ -853,6 +853,9 @@ def machine(bench: Bench) -> dict:
 
 def main() -> None:
     args = parse_args()
+    if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.json).touch()                              # an unwritable place is told now, not after minutes
     torch.set_num_threads(args.threads)
     bench, start = Bench(args), time.perf_counter()
     print("  ".join(f"{key} {value}" for key, value in machine(bench).items()))

@@ -1,6 +1,6 @@
 """The product: any video, any words -> who does what, when and where.
 
-    python detect_actions.py VIDEO [VIDEO ...] --ckpt runs/ucf/last.pt --actions "wave" "ride a bike"
+    python detect_actions.py VIDEO [VIDEO ...] --ckpt runs/ucf101-24/last.pt --actions "wave" "ride a bike"
 
 A video is read once, as a stream, by three threads that overlap; some seconds are held, never the film:
 
@@ -11,7 +11,8 @@ A video is read once, as a stream, by three threads that overlap; some seconds a
 
 Out come, under --out: NAME.mp4 (annotated, with sound), NAME.csv and its label map NAME.pbtxt (AVA layout, all
 scores), NAME_spans.csv (track,action,start,end,mean_score), NAME_timeline.png and, with --json, NAME.json.
-Ctrl-C leaves them whole; NAME.unfinished stands beside them as long as the video is not done.
+Ctrl-C leaves them whole; NAME.done stands beside them once the video is done. 10 minutes of 180x180 took 892 MB
+at most from the fifth second on, 1080p about 1.2 GB more (the frames of about ten seconds wait to be drawn).
 
 What a score means. `calibrated`: the share of the word in a softmax over the word and a background of generic
 prompts ("a person", "a person standing still", ...), each word on its own: at 0.5 it fits as well as all the
@@ -21,7 +22,7 @@ ranking; cosines of such models are all positive, so that it is near 1 for every
 As a library:
 
     from detect_actions import detect
-    for seen in detect("street.mp4", ["wave", "ride a bike"], "runs/ucf/last.pt"):
+    for seen in detect("street.mp4", ["wave", "ride a bike"], "runs/ucf101-24/last.pt"):
         print(seen.time, seen.track, seen.box, seen.scores)
 """
 
@@ -90,10 +91,12 @@ class Settings:
     short_side: int | None = setting("model", None, "of the clip's frames, pixels", type=int)
     person_score: float = setting("people", 0.6, "what the detector must be sure of to count a person")
     every: float = setting("people", 0.5, "seconds between keyframes; half of it is a slower, finer answer")
-    gap: float = setting("people", 1.5, "seconds unseen after which a person is a new one")
+    gap: float = setting("people", 1.5, "seconds unseen after which a person is a new one; never less than from "
+                         "keyframe to keyframe")
     link_iou: float = setting("people", 0.2, "overlap with the keyframe before that makes a box the same person; lower "
                               "for fast people")
-    score: str = setting("scores", "calibrated", "see above", choices=["calibrated", "sigmoid"])
+    score: str = setting("scores", "calibrated", "calibrated: against 'none of these', see above; sigmoid: "
+                         "Eq. (3), for ranking", choices=["calibrated", "sigmoid"])
     threshold: float = setting("scores", 0.5, "a word from this score on is drawn and makes spans; the CSV has all")
     background: tuple[str, ...] = setting("scores", BACKGROUND, "whole prompts that stand for none of the words",
                                           type=str, nargs="+", metavar="TEXT")
@@ -112,7 +115,8 @@ class Settings:
                     raise ValueError(f"--{name.replace('_', '-')} {value}: expected {expected}")
 
         need(lambda x: 0.01 <= x < inf, "0.01 seconds or more", "every")
-        need(lambda x: 0 < x < inf, "a number above 0", "gap", "fps", "max_seconds")
+        need(lambda x: 0 < x < inf, "a number above 0", "gap", "max_seconds")
+        need(lambda x: 0.001 <= x <= 1000, "0.001 to 1000 frames a second", "fps")
         need(lambda x: 0 <= x <= 1, "a number in [0, 1]", "person_score", "link_iou", "threshold", "beta")
         need(lambda x: x >= 1, "1 or more", "frames", "stride", "short_side", "batch_size", "top")
         need(lambda x: x >= 1 and x % 2, "an odd number of keyframes", "smooth")
@@ -227,7 +231,7 @@ class Source:
 
     def __init__(self, video, settings: Settings):
         self.name, self.limit = os.fspath(video), settings.max_seconds or inf
-        self.rate, self.duration = Fraction(settings.fps).limit_denominator(1001), None
+        self.rate, self.duration = Fraction(settings.fps).limit_denominator(100_000), None
         self.start, self.end = 0.0, 0.0                      # of the container's clock; of what is read so far
         is_address = "://" in self.name
         if not is_address and not os.path.exists(self.name):
@@ -240,7 +244,8 @@ class Source:
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate
             self.rate = rate if rate and rate <= 240 else self.rate          # some containers only have a clock
-            self.duration = container.duration and container.duration / av.time_base
+            self.duration = float(stream.duration * stream.time_base) if stream.duration else \
+                container.duration and container.duration / av.time_base
             self.pictures = ((frame.time, frame) for frame in decoded(container, stream))
         self.duration = self.duration and min(self.duration, self.limit)     # None: not known
 
@@ -354,7 +359,9 @@ def read_people(path, videos: list[str], min_score: float) -> list[dict[float, n
     The CSV (video,keyframe,x1,y1,x2,y2,,score) names a video by its path or by its file name, with or
     without the suffix.
     """
-    _, (names,), numbers = csv_columns(path, (8,), (0,), (1,), "video,keyframe,x1,y1,x2,y2,,score")
+    lines, (names,), numbers = csv_columns(path, (8,), (0,), (1,), "video,keyframe,x1,y1,x2,y2,,score")
+    for i in np.flatnonzero(numbers[:, 0] < 0)[:1]:
+        raise ValueError(f"{path}:{lines[i]}: keyframe {numbers[i, 0]:g}; expected seconds after the first frame, 0 or more")
     known, place = places(names)
     nobody = np.zeros((len(place), 4)), np.full(len(place), -1)
     found = read_proposals(path, make_annotations(known, [], place, numbers[:, 0], *nobody, unit="second"), min_score)
@@ -395,17 +402,18 @@ class Tracker:
     seconds back is final: tubes there are continued or over, and the neighbours of their scores are known.
     """
 
-    def __init__(self, video: str, names: list[str], settings: Settings, hold: float):
+    def __init__(self, video: str, names: list[str], settings: Settings, hold: float, spacing: float = 0.0):
+        self.gap = max(settings.gap, spacing) + SOON
         self.video, self.names, self.settings = video, names, settings
         self.hold = hold                     # seconds a box is shown before its first and after its last keyframe
         self.reach = settings.smooth // 2    # keyframes to both sides that a score is averaged over
-        self.delay = hold + settings.gap * (1 + self.reach)
+        self.delay = hold + self.gap * (1 + self.reach)
         self.tubes: list[Tube] = []
         self.count, self.scene = 0, 0.0      # tubes so far; when the scene began
 
     def update(self, time: float, boxes: np.ndarray, scores: np.ndarray) -> None:
         """A keyframe's boxes (N_b, 4) and their scores (N_b, C)."""
-        tubes = [tube for tube in self.tubes if not tube.is_over and time - tube.times[-1] <= self.settings.gap]
+        tubes = [tube for tube in self.tubes if not tube.is_over and time - tube.times[-1] <= self.gap]
         last = np.array([tube.boxes[-1] for tube in tubes], np.float32).reshape(-1, 4)
         overlap = box_iou(torch.from_numpy(last), torch.from_numpy(boxes)).numpy()           # (tubes, N_b)
         continued = {}
@@ -519,7 +527,8 @@ def analyse(source: Source, words: Words, people, busy: Counter, stop: threading
     """
     every = words.settings.every
     times = sorted(people) if isinstance(people, dict) else None
-    tracker = Tracker(source.name, words.names, words.settings, min([every, *np.diff(times or [])]) / 2)
+    between = np.diff(times) if times and len(times) > 1 else np.array([every])              # keyframes, seconds
+    tracker = Tracker(source.name, words.names, words.settings, min(every, between.min()) / 2, float(np.median(between)))
     frames = read(source, iter(times) if times is not None else (i * every for i in count()), words, busy)
     waiting, end = deque(), 0.0                                  # frames whose boxes are not final
 
@@ -555,8 +564,8 @@ def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=
     proposals: a CSV of boxes in its place. settings: fields of `Settings`. A Detection has video (str), time
     (seconds after the first frame), track (int from 1), box (x1, y1, x2, y2 in [0, 1]) and scores {action: in
     [0, 1]}. Records come a few seconds of video behind the reading; nobody in the picture gives none. ValueError
-    or FileNotFoundError in one line: the video, words, checkpoint or CSV that cannot be used. Closing the
-    iterator stops its thread.
+    or FileNotFoundError in one line: the video, words, checkpoint or CSV that cannot be used; all of it comes with
+    the first record that is asked for, before which nothing is opened. Closing the iterator stops its thread.
     """
     settings = Settings(**settings)
     device = engine.start_process(device).device
@@ -744,14 +753,15 @@ class Results:
 def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people, stop: threading.Event) -> None:
     """Everything about one video, in files that begin with `stem`; prints a summary. people, stop: as for `analyse`."""
     source, busy, began = Source(video, words.settings), Counter(), perf_counter()
-    path, unfinished, film, end = Path(f"{stem}.mp4"), Path(f"{stem}.unfinished"), None, 0.0
+    path, done, film, end = Path(f"{stem}.mp4"), Path(f"{stem}.done"), None, 0.0
     if path.resolve() == Path(video).resolve():
         raise ValueError(f"--out {args.out}: {path.name} there is the video itself; choose another folder")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.touch()
+    for old in (done, path, Path(f"{stem}.json"), Path(f"{stem}_timeline.png")):         # of a run with other flags
+        old.unlink(missing_ok=True)
     results = Results(stem, source, words, args.json)
     shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-    bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, disable=not engine.is_main(), dynamic_ncols=True,
+    bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, disable=None if engine.is_main() else True, dynamic_ncols=True,
                bar_format=shape if source.duration else None)
     try:
         with closing(in_thread(analyse(source, words, people, busy, stop), ahead=1)) as chunks:
@@ -770,8 +780,9 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
         if film:
             film.close(end)
     draw_timeline(f"{stem}_timeline.png", Path(video).name, results.spans, results.tracks, words.names, end)
-    if not stop.is_set():
-        unfinished.unlink()
+    is_short = not stop.is_set() and source.duration is not None and end < 0.95 * source.duration - 1
+    if not stop.is_set() and not is_short:
+        done.write_text(asked_for(args))
 
     print(f"\n{video}: {end:.1f} s, {len(results.tracks)} people, {results.detections} boxes; "
           f"{end / (perf_counter() - began):.1f} video seconds a second")
@@ -782,19 +793,29 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
     if not results.tracks:
         print("  nobody was found: no person above --person-score on any keyframe"
               + (f"; those of the proposals begin at {min(people):g} s" if isinstance(people, dict) and people else ""))
-    print(f"  written: {stem}.csv, _spans.csv, _timeline.png, ...")
+    print(f"  written: {stem}.*, {stem}_spans.csv, {stem}_timeline.png")
+    if is_short:
+        raise ValueError(f"{video}: says it lasts {source.duration:.1f} s, but its frames end at {end:.1f} s; it may be cut short. "
+                         "What could be read is written")
+
+
+def asked_for(args: argparse.Namespace) -> str:
+    """What a video's results depend on, for --skip-existing: all flags but those that choose videos and machines."""
+    free = ("videos", "out", "skip_existing", "device", "batch_size", "actions", "actions_file")
+    return json.dumps({name: value for name, value in sorted(vars(args).items()) if name not in free}, default=str) + "\n"
 
 
 # ---------------------------------------------------------------- the command
 
 def find_videos(patterns: list[str]) -> dict[str, str]:
-    """{video: name of its files}: the stem, or where stems are equal the whole path; globs are expanded."""
+    """{video: name of its files}: the stem, or where those of two would meet the whole path; globs are expanded."""
     videos = []
     for pattern in patterns:
         videos += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True)) or [pattern]
     videos = list(dict.fromkeys(videos))
     stems = [Path(os.path.abspath(video)).stem for video in videos]
-    return {video: stem if stems.count(stem) == 1 else re.sub(r"[/\\:]+", "_", os.path.normpath(video))
+    taken = stems + [stem + "_spans" for stem in stems]
+    return {video: stem if taken.count(stem) == 1 else re.sub(r"[/\\:]+", "_", os.path.normpath(video))
             for video, stem in zip(videos, stems)}
 
 
@@ -804,13 +825,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         "address of a stream or camera (rtsp://..., /dev/video0)")
     groups = {name: parser.add_argument_group(name) for name in ("words", "model", "people", "scores", "output", "run")}
     add = groups["words"].add_argument
-    add("--actions", nargs="+", default=[], metavar="WORD",
+    add("--actions", nargs="+", metavar="WORD",
         help="what to look for, in any words; 'wave: waving a hand | hand wave' averages phrasings")
     add("--actions-file", metavar="FILE", help="the same, one a line; # begins a comment line")
     groups["model"].add_argument("--ckpt", default="ViT-B/16", help="a checkpoint of train_finetune.py (best) or "
                                  "train_align.py, or ViCLIP's official weights: a file, a Hub id, an architecture's name")
     add = groups["people"].add_argument
-    add("--detector", default=detect_humans.DEFAULT, help="one of detect_humans.py")
+    add("--detector", default=detect_humans.DEFAULT, choices=list(detect_humans.RECIPES), metavar="NAME",
+        help=f"of people: {', '.join(detect_humans.RECIPES)}")
     add("--detector-weights", metavar="FILE", help="by default its COCO weights, downloaded once")
     add("--proposals", metavar="CSV", help="boxes from elsewhere (video,keyframe,x1,y1,x2,y2,,score; seconds) in "
         "place of the detector; its keyframes are then the keyframes")
@@ -818,14 +840,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", default="runs/actions", help="folder")
     add("--json", action="store_true", help="all of it in one JSON file, too")
     add("--no-video", action="store_true", help="only tables and the timeline: faster")
-    add("--skip-existing", action="store_true", help="leave out videos that are complete under --out")
+    add("--skip-existing", action="store_true", help="leave out videos that are complete under --out, by the same flags")
     groups["run"].add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
     for one in fields(Settings):
         groups[one.metadata["group"]].add_argument(f"--{one.name.replace('_', '-')}", **one.metadata["flag"])
     args = parser.parse_args(argv)
     if not args.actions and not args.actions_file:
         raise ValueError("no words to look for; give --actions \"wave\" \"ride a bike\" or --actions-file FILE")
-    args.words = (parse_actions(args.actions) if args.actions else {}) | read_actions(args.actions_file)
+    given, listed = parse_actions(args.actions) if args.actions else {}, read_actions(args.actions_file)
+    for name in given.keys() & listed.keys():
+        raise ValueError(f"{args.actions_file}: {name!r} is also among --actions; expected each name once")
+    args.words = given | listed
     return args
 
 
@@ -850,6 +875,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     settings = Settings(**{setting.name: getattr(args, setting.name) for setting in fields(Settings)})
     names = find_videos(args.videos)
+    if not any("://" in video or os.path.exists(video) for video in names):
+        raise FileNotFoundError(f"{next(iter(names))}: no such video file or folder of frames")
     process = engine.start_process(args.device)
     words = Words(args.words, args.ckpt, settings, process.device)
     if words.note and process.is_main:
@@ -860,7 +887,8 @@ def main(argv: list[str] | None = None) -> int:
     with stop_on_signal() as stop:
         for (video, name), own in list(zip(names.items(), people))[process.rank::process.world]:
             stem = Path(args.out, name)
-            if args.skip_existing and Path(f"{stem}.csv").exists() and not Path(f"{stem}.unfinished").exists():
+            done = Path(f"{stem}.done")
+            if args.skip_existing and done.exists() and done.read_text() == asked_for(args):
                 print(f"{video}: complete, skipped")
             elif not stop.is_set():
                 try:

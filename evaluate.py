@@ -325,9 +325,7 @@ def read_predictions(path, truth: Annotations, labels: dict[int, str] | None = N
                          f"{', '.join(table.actions[:3])} ... and videos like {list(videos)[-1]!r}")
     if not frames:
         truth.videos.extend(list(videos)[len(truth.videos):])
-    row, number, label = table.row, table.number, label
-    if not keep.all():
-        row, number, label = row[keep], number[keep], label[keep]
+    row, number, label = table.row[keep], table.number[keep], label[keep]
     return (Detections(table.video[row], table.time[row], number[:, :4], label, number[:, 4]),
             {"of classes that are not evaluated": int(other_class.sum()),
              "on videos that the ground truth lacks": int(other_video.sum())})
@@ -931,14 +929,14 @@ PROTOCOL = {"ucf-jhmdb": "act", "ov-ava": "ava", "csv": "ava"}      # what the p
 MIN_SCORE = {"ucf-jhmdb": 0.3, "ov-ava": 0.8, "csv": 0.0}           # Section 4.1: proposals above this score
 
 
-def read_benchmark(args: argparse.Namespace, record: dict) -> list[TestSet]:
-    """The test sets of a benchmark; what the flags leave open, the checkpoint's record tells."""
+def read_benchmark(args: argparse.Namespace, record: dict, path: str) -> list[TestSet]:
+    """The test sets of a benchmark; what the flags leave open, the record of the checkpoint at `path` tells."""
     trained = dict(record.get("args", {}))
     if "dataset" not in trained and trained.get("csv") and (Path(trained["csv"]).parent / "test.csv").is_file():
         trained |= {"dataset": "csv", "data": str(Path(trained["csv"]).parent)}          # aligned on a CSV with a test set beside it
     benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained.get("dataset"))
     if benchmark is None:
-        raise ValueError(f"{args.ckpt[0]}: was not finetuned, so it names no benchmark; give --benchmark "
+        raise ValueError(f"{path}: was not finetuned, so it names no benchmark; give --benchmark "
                          f"{'|'.join(BENCHMARKS)}")
     same = benchmark == {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava"}.get(trained.get("dataset"), trained.get("dataset"))
     folder = args.data or (trained.get("data") if same else None)
@@ -1069,13 +1067,14 @@ def score_boxes(model: ovstad.ViCLIP, boxes: Annotations, f_text: torch.Tensor, 
     return result | {"bad": sum((part["bad"] for part in parts), [])}
 
 
-def detections_of(scored: dict, boxes: Annotations, kind: int, beta: int, classes: range) -> Detections:
-    """The rows (box, class) of one kind of box at one beta."""
+def detections_of(scored: dict, boxes: Annotations, kind: int, place: int) -> Detections:
+    """The rows (box, class) of one kind of box at one beta, by its place among them."""
     chosen = np.flatnonzero(scored["kind"][:, kind])
-    logits = scored["logits"][chosen, beta][:, classes.start:classes.stop]                # (n, C)
-    row = scored["row"][chosen].repeat(len(classes))
-    return Detections(boxes.video[row], boxes.keyframe[row], scored["box"][chosen].repeat(len(classes), 0),
-                      np.tile(np.arange(len(classes), dtype=np.int32), len(chosen)), logits.reshape(-1))
+    logits = scored["logits"][chosen, place]                                              # (n, C)
+    n, C = logits.shape
+    row = scored["row"][chosen].repeat(C)
+    return Detections(boxes.video[row], boxes.keyframe[row], scored["box"][chosen].repeat(C, 0),
+                      np.tile(np.arange(C, dtype=np.int32), n), logits.reshape(-1))
 
 
 def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Process) -> list[dict]:
@@ -1086,20 +1085,19 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                 "stride": args.stride or record.get("stride") or 1,
                 "short_side": args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)}
     betas = args.beta or [record.get("beta", ovstad.BETA)]
-    sets = read_benchmark(args, record)
+    sets = read_benchmark(args, record, path)
     for one in sets:                                         # mistakes that would show only after all clips are encoded
         for protocol in args.protocol or [one.protocol]:
             check_protocol(one.truth, protocol, args.keyframes_without_gt)
         if args.video_map:
             check_tubes(one.truth)
     out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
-    out = out / Path(path).stem if len(args.ckpt) > 1 else out
+    out = out / str(args.ckpt.index(path)) if len(args.ckpt) > 1 else out              # all are called last.pt
     model = model.to(process.device)
 
     # every box of a test set once: proposals, and with --localisation also the annotated people
     prompt = record.get("prompt", ovstad.PROMPT)
-    classes = [name for one in sets for name in one.truth.texts]
-    classes = list(dict.fromkeys(classes))
+    classes = list(dict.fromkeys(name for one in sets for name in one.truth.texts))
     with torch.inference_mode():
         f_text = model.encode_text([prompt.replace("{}", name) for name in classes])             # (C, D), once
     scored = []
@@ -1142,10 +1140,10 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
             for number, (one, boxes, logits) in enumerate(scored):
                 columns = [classes.index(name) for name in one.truth.texts]
                 own = logits | {"logits": logits["logits"][:, :, columns]}
-                found = detections_of(own, boxes, 0, place, range(len(columns)))
+                found = detections_of(own, boxes, 0, place)
                 result = score_set(one, found, protocol, args) | {"beta": beta, "ckpt": path, "unreadable": len(logits["bad"])}
                 if args.localisation:
-                    found_on_truth = detections_of(own, boxes, 1, place, range(len(columns)))
+                    found_on_truth = detections_of(own, boxes, 1, place)
                     result["with_ground_truth_boxes"] = score_set(one, found_on_truth, protocol, args)["mean_ap"]
                     result["box_report"] = box_report(one.truth, one.proposals, protocol, args.iou)
                 if args.video_map:
@@ -1195,23 +1193,23 @@ def combine(rows: list[dict]) -> dict:
             "mean_ap": values, "classes": classes, "sets": rows}
 
 
-def score_joint(scored: list, classes: list[str], beta: int, protocol: str, args: argparse.Namespace) -> dict:
+def score_joint(scored: list, classes: list[str], place: int, protocol: str, args: argparse.Namespace) -> dict:
     """All classes asked of all test sets at once: separate lists hide confusions between base and novel."""
     truths, found = [], []
     first = 0
     for one, boxes, logits in scored:
         if " split " in one.name and not one.name.endswith(f" {args.split[0]}"):
             continue                                         # splits of one set share videos: the first stands for all
-        rows = detections_of(logits, boxes, 0, beta, range(len(classes)))
+        rows = detections_of(logits, boxes, 0, place)
         found.append(replace(rows, video=rows.video + first))
-        place = np.array([classes.index(name) for name in one.truth.texts] + [-1], np.int32)
-        truths.append(replace(one.truth, video=one.truth.video + np.int32(first), text=place[one.truth.text]))
+        column = np.array([classes.index(name) for name in one.truth.texts] + [-1], np.int32)
+        truths.append(replace(one.truth, video=one.truth.video + np.int32(first), text=column[one.truth.text]))
         first += len(one.truth.videos)
     join = lambda name, parts: np.concatenate([getattr(part, name) for part in parts])
     truth = Annotations(sum((t.videos for t in truths), []), classes, *(join(name, truths) for name in ("video", "keyframe", "box", "text")),
                         unit=truths[0].unit, size=join("size", truths) if truths[0].size is not None else None)
     everything = Detections(*(join(name, found) for name in ("video", "keyframe", "box", "label", "score")))
-    result = frame_map(truth, everything, protocol, args.iou)
+    result = frame_map(truth, everything, protocol, args.iou, None, args.max_per_keyframe, args.keyframes_without_gt)
     return {"joint": True, **summarise(result, {name for one, *_ in scored for name in one.novel})}
 
 
@@ -1219,7 +1217,7 @@ def score_joint(scored: list, classes: list[str], beta: int, protocol: str, args
 
 # flags of one of the two ways to score, which the other would ignore without a word
 ONLY_CKPT = ("benchmark", "data", "jhmdb", "csv", "version", "proposals", "score", "beta", "joint", "localisation", "frames", "stride",
-             "short_side", "out", "resume")
+             "short_side", "out", "resume", "batch_size", "device", "amp", "workers")
 ONLY_FILES = ("predictions", "ground_truth", "label_map", "exclude", "box_report")
 
 
@@ -1254,14 +1252,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--ground-truth", metavar="CSV|PKL",
                        help="AVA's CSV, an annotations CSV, or the pickle of UCF101-24 or JHMDB-21")
     group.add_argument("--label-map", metavar="PBTXT", help="names of the ids in the CSVs; other ids are left out. "
-                       "None: the .pbtxt beside the predictions, if there is one")
+                       "Default: the .pbtxt beside the predictions, if there is one")
     group.add_argument("--exclude", metavar="CSV", help="keyframes that do not count: video,keyframe")
     group.add_argument("--novel", metavar="TXT", help="names of the novel classes, one a line; the rest is base")
     group.add_argument("--split", nargs="+", type=int, default=[1],
                        help="test splits of JHMDB-21 (1 2 3); several give each and the mean")
     group = parser.add_argument_group("protocol")
     group.add_argument("--protocol", nargs="+", choices=["ava", "act"],
-                       help="None: act for a pickle, ava for a CSV; or both")
+                       help="default: act for a pickle, UCF101-24 and JHMDB-21, else ava; or both")
     group.add_argument("--iou", type=float, default=0.5, help="overlap that a true detection needs")
     group.add_argument("--max-per-keyframe", type=int, default=0, metavar="N", help="best rows of a keyframe "
                        "that count; the official AVA script takes 50, others have no limit (0)")

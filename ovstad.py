@@ -377,6 +377,8 @@ def load_model(path: str) -> tuple[ViCLIP, dict]:
     """The model that a weights file holds, its size told by its shapes, and what else our checkpoints record."""
     state, record = read_weights(path)
     arch = arch_of(state)
+    if record.get("stage") == "humans":
+        raise ValueError(f"{path}: a detector of people, of detect_humans.py; expected a model of train_align.py or train_finetune.py")
     if arch is None:
         raise ValueError(f"{path}: not ViCLIP weights of a size we know ({', '.join(ARCHS)}); "
                          f"its tensors begin with {', '.join(list(state)[:3])}")

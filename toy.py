@@ -173,17 +173,18 @@ def caption(actions: list[str], colours: list[str], rng: np.random.Generator) ->
     return " and ".join(rng.permutation(people))
 
 
-def write_set(folder: Path, name: str, scenes: int, people: list[float], actions: list[str], seed: int | list[int]) -> None:
+def write_set(folder: Path, name: str, scenes: int, people: list[float], actions: list[str], seed: int | list[int],
+              together: float = TOGETHER) -> None:
     """Films FOLDER/NAME/*.mp4 of a minute each; captions NAME_captions.csv and boxes NAME.csv.
 
-    people: chances of one, two and three people in a scene. Captions: video,start,end,caption. Boxes: the
+    people: chances of one, two and three people in a scene; together: that all do the same. Captions: video,start,end,caption. Boxes: the
     annotations CSV, at the middle of each scene.
     """
     rng = np.random.default_rng(seed)
     captions, rows, film = [], [], []
     for scene in tqdm(range(scenes), desc=f"render {name}", leave=False, disable=None, dynamic_ncols=True):
         chosen = rng.choice(actions, rng.choice([1, 2, 3], p=people), replace=False).tolist()
-        chosen = [chosen[0]] * len(chosen) if rng.random() < TOGETHER else chosen
+        chosen = [chosen[0]] * len(chosen) if together and rng.random() < together else chosen
         frames, boxes, colours = draw_scene(rng, chosen)
         second, video = scene % 60, f"{name}/{scene // 60:04d}.mp4"
         film.append(frames)

@@ -371,7 +371,7 @@ def test_two_people_give_boxes_tracks_spans_a_timeline_and_pictures_that_show_th
         assert picture.width == 1200
     for track in (1, 2):
         assert (pixels[:, 10:23] == detect_actions.colour_of(track)).all(axis=2).any()
-    assert not list(out.glob("*.unfinished")) and not list(out.glob("*.part"))
+    assert (out / "two.done").exists() and not list(out.glob("*.part"))
 
 
 def test_a_cut_makes_new_people_of_those_in_the_same_place(tmp_path, ckpt):
@@ -464,9 +464,27 @@ def test_a_broken_video_is_named_the_others_go_on_and_the_status_is_1(tmp_path, 
     assert run(*arguments, "--skip-existing") == 1
     assert "good.mp4: complete, skipped" in capsys.readouterr().out
     assert (tmp_path / "out" / "good.csv").stat().st_mtime_ns == before
-    (tmp_path / "out" / "good.unfinished").touch()
+    (tmp_path / "out" / "good.done").unlink()
     assert run(good, *arguments[4:], "--skip-existing") == 0
     assert (tmp_path / "out" / "good.csv").stat().st_mtime_ns > before
+    # what was asked differently is done anew, and nothing of the old answer stays
+    assert run(good, *arguments[4:], "--no-video", "--skip-existing") == 0
+    assert not (tmp_path / "out" / "good.mp4").exists() and (tmp_path / "out" / "good.done").exists()
+
+
+def test_a_video_that_is_cut_short_is_told_and_not_taken_for_done(tmp_path, ckpt, bright_people):
+    video = render(tmp_path / "v.mkv", at_25(10), grey=np.arange(250) * 97 % 256)
+    video.write_bytes(video.read_bytes()[:video.stat().st_size * 2 // 5])
+    with pytest.raises(ValueError, match=r"v.mkv: says it lasts 10.0 s, but its frames end at [345]\.\d s"):
+        run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out")
+    assert not (tmp_path / "out" / "v.done").exists()
+    assert 70 <= len(frames_of(tmp_path / "out" / "v.mp4")) <= 150 and read_rows(tmp_path / "out" / "v.csv")
+
+
+def test_a_person_is_followed_from_keyframe_to_keyframe_however_far_they_are_apart(tmp_path, ckpt):
+    video = render(tmp_path / "v.mp4", at_25(9), grey=np.full(225, 100))
+    people = boxes_csv(tmp_path / "p.csv", [("v", t, LEFT) for t in (0, 4, 8)])
+    assert {seen.track for seen in detect(video, ["wave"], ckpt, proposals=people)} == {1}
 
 
 def test_the_frames_held_do_not_grow_with_the_video(tmp_path, ckpt, bright_people, monkeypatch):
@@ -537,7 +555,7 @@ def test_ctrl_c_or_a_termination_finishes_all_files_at_what_was_seen(tmp_path, c
     assert 0 < len(rows) == len(content["detections"]) < 800
     times = [t for t, _ in frames_of(out / "long.mp4")]
     assert len(times) == round(25 * content["seconds"]) < 5000 and times[-1] >= float(rows[-1][1])
-    assert (out / "long_timeline.png").exists() and (out / "long.unfinished").exists()
+    assert (out / "long_timeline.png").exists() and not (out / "long.done").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler      # as it was before
 
 
@@ -551,7 +569,7 @@ def test_killed_it_leaves_a_film_that_plays_and_whole_rows(tmp_path, ckpt):
     rows = (out / "long.csv").read_text()
     assert rows.endswith("\n") and all(len(row) == 8 for row in csv.reader(rows.splitlines()))
     assert 25 <= len(frames_of(out / "long.mp4")) < 5000
-    assert (out / "long.unfinished").exists()
+    assert not (out / "long.done").exists()
 
 
 def test_a_film_that_the_disk_has_no_room_for_is_told_in_one_line(tmp_path, ckpt, bright_people):
@@ -583,6 +601,7 @@ def test_two_processes_share_the_videos_and_all_end_with_the_status_of_the_broke
 def test_equal_stems_get_the_names_of_their_paths():
     names = detect_actions.find_videos(["a/x.mp4", "b/x.mp4", "c/y.avi", "./c/y.mp4", "d/z.mp4", "rtsp://host/cam.sdp"])
     assert list(names.values()) == ["a_x.mp4", "b_x.mp4", "c_y.avi", "c_y.mp4", "z", "cam"]
+    assert list(detect_actions.find_videos(["a.mp4", "d/a_spans.mp4"]).values()) == ["a", "d_a_spans.mp4"]     # not a_spans.csv twice
 
 
 def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_left_out(tmp_path):
@@ -603,14 +622,19 @@ def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_lef
     (["--actions", "wave", "--device", "cuda:99"], "--device cuda:99"),
     (["--actions", "wave", "--ckpt", "absent.pt"], "absent.pt: no such weights file"),
     (["--actions", "wave", "--ckpt", "DETECTOR"], "not ViCLIP weights of a size we know"),
+    (["--actions", "wave", "--actions-file", "WORDS"], "'wave' is also among --actions"),
+    (["--actions", "wave", "--fps", "1e-9"], "--fps 1e-09: expected 0.001 to 1000"),
+    (["--actions", "wave", "--proposals", "EARLY"], "e.csv:1: keyframe -3"),
     (["--actions", "wave", "--proposals", "PIXELS"], "p.csv:1: box"),
     (["--actions", "wave", "--proposals", "OTHER"], "has no box of"),
     (["--actions", "wave", "--out", "."], "the video itself")])
 def test_a_mistake_gets_one_line_and_status_2(tmp_path, ckpt, bright_people, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     render(tmp_path / "v.mp4", [0, 0.04])
+    (tmp_path / "words.txt").write_text("sit\nwave: hand wave\n")
     torch.save({"model": {"backbone.body.conv1.weight": torch.zeros(1)}}, tmp_path / "d.pt")
     replaced = {"DETECTOR": "d.pt", "PIXELS": boxes_csv(tmp_path / "p.csv", [("v.mp4", 0, (3, 4, 50, 60))]),
+                "WORDS": "words.txt", "EARLY": boxes_csv(tmp_path / "e.csv", [("v.mp4", -3, LEFT)]),
                 "OTHER": boxes_csv(tmp_path / "o.csv", [("w.mp4", 0, LEFT)])}
     arguments = [str(replaced.get(a, a)) for a in arguments]
     monkeypatch.setattr(sys, "argv", ["detect_actions.py", "v.mp4", *([] if "--ckpt" in arguments else ["--ckpt", str(ckpt)]), *arguments])
