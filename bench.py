@@ -1,4 +1,5 @@
-"""How fast, and how far from the limit of this machine: every figure a ratio to something measured in the same run.
+"""How fast, and how far from the limit of this machine:
+every figure a ratio to something measured in the same run.
 
     python bench.py                        # under 10 minutes on 2 cores; on a GPU where there is one
     python bench.py --only encoder decoding
@@ -74,7 +75,8 @@ class Bench:
         self.few = 1 if args.quick else 2                    # repeats of what takes seconds on any machine
         self.folder = Path()
 
-    def add(self, what: str, value: float, unit: str, ratio: float | None = None, limit: str = "", aim: str = "") -> None:
+    def add(self, what: str, value: float, unit: str, ratio: float | None = None,
+            limit: str = "", aim: str = "") -> None:
         figure = Figure(self.part, what, float(value), unit, None if ratio is None else float(ratio), limit, aim)
         self.figures.append(figure)
         compared = "" if ratio is None else f"{number(figure.ratio):>7} x {limit}"
@@ -183,7 +185,8 @@ def encoder(bench: Bench) -> None:
     model = model_of(bench, some_layers(bench))
     layers = len(model.vision_encoder.transformer.resblocks)
     plain = model_of(bench, layers).vision_encoder
-    plain.transformer.resblocks = nn.ModuleList(map(PlainBlock, plain.transformer.resblocks)).to(bench.device).eval()
+    blocks = nn.ModuleList(map(PlainBlock, plain.transformer.resblocks))
+    plain.transformer.resblocks = blocks.to(bench.device).eval()
     sizes = [(224, 224)] if bench.args.quick else [(224, 224), (256, 336)]
     for height, width in sizes:
         video = clips(bench, batch, height // arch.patch * arch.patch, width // arch.patch * arch.patch)
@@ -196,7 +199,8 @@ def encoder(bench: Bench) -> None:
                 module(video)
 
         def attend(dtype):
-            q = torch.randn(batch, tokens, 3, arch.heads, arch.width // arch.heads, device=bench.device, dtype=dtype)
+            q = torch.randn(batch, tokens, 3, arch.heads, arch.width // arch.heads,
+                            device=bench.device, dtype=dtype)
             def run():
                 with torch.inference_mode():
                     ovstad.attention(*q.permute(2, 0, 3, 1, 4))
@@ -220,13 +224,14 @@ def encoder(bench: Bench) -> None:
             share = flops / linear * ratio(t[f"{name} products"], t[f"{name} encoder"])
             bench.add(what, rate / 1e9, "GFLOP/s", share, "matrix products", aim[name])
             share = attention / linear * ratio(t[f"{name} products"], t[f"{name} attention"])
-            bench.add("  its attention alone", attention / np.median(t[f"{name} attention"]) / 1e9, "GFLOP/s", share,
-                      "matrix products")
+            bench.add("  its attention alone", attention / np.median(t[f"{name} attention"]) / 1e9,
+                      "GFLOP/s", share, "matrix products")
             for other, limit in (("plain", "1.00"), ("compiled", "")):
                 if f"{name} {other}" in t:
                     title = "nn.MultiheadAttention encoder" if other == "plain" else "compiled"
                     bench.add(f"  against a {title}", np.median(t[f"{name} encoder"]) * 1000, "ms",
-                              ratio(t[f"{name} encoder"], t[f"{name} {other}"]), title, f"<= {limit}" if limit else "")
+                              ratio(t[f"{name} encoder"], t[f"{name} {other}"]), title,
+                              f"<= {limit}" if limit else "")
         bench.add(f"bf16 for fp32, {height}x{width}", np.median(t["fp32 encoder"] / t["bf16 encoder"]), "times",
                   ratio(t["fp32 encoder"], t["bf16 encoder"]), "fp32", "" if bench.gpu else ">= 1.80")
     side = 8192 if bench.gpu else 1536
@@ -285,11 +290,13 @@ def text(bench: Bench) -> None:
         def run():
             with torch.inference_mode():
                 model.encode_text(prompts)
-        t = bench.in_turn({"text": run, "products": bare, "words": lambda: ovstad.tokenize(prompts)}, bench.few if count < 1000 else 1)
+        t = bench.in_turn({"text": run, "products": bare, "words": lambda: ovstad.tokenize(prompts)},
+                          bench.few if count < 1000 else 1)
         flops = arch.text_layers * (linear + attention)
-        bench.add(f"{len(prompts)} prompts of up to {length} tokens", len(prompts) / np.median(t["text"]), "texts/s",
-                  flops / linear * ratio(t["products"], t["text"]), "matrix products")
-    bench.add("  of which tokenizing", np.median(t["words"]) * 1000, "ms", ratio(t["words"], t["text"]), "the whole")
+        bench.add(f"{len(prompts)} prompts of up to {length} tokens", len(prompts) / np.median(t["text"]),
+                  "texts/s", flops / linear * ratio(t["products"], t["text"]), "matrix products")
+    bench.add("  of which tokenizing", np.median(t["words"]) * 1000, "ms",
+              ratio(t["words"], t["text"]), "the whole")
 
 
 # ---------------------------------------------------------------- 3. training steps
@@ -305,14 +312,16 @@ class PeakMemory:
 
     def now(self, peak: bool) -> float:
         if self.device.type == "cuda":
-            return (torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated)(self.device) / 2 ** 20
+            allocated = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
+            return allocated(self.device) / 2 ** 20
         return proc_mb("self", "VmHWM" if peak else "VmRSS")
 
     def __enter__(self) -> "PeakMemory":
         if self.device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats(self.device)
-        with contextlib.suppress(OSError, AttributeError):   # glibc: what was and will be freed goes back to the system
+        # glibc: what was and will be freed goes back to the system
+        with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
             ctypes.CDLL(None).mallopt(-3, 2 ** 16)           # M_MMAP_THRESHOLD
         self.before = self.now(peak=False)
@@ -356,7 +365,8 @@ def training(bench: Bench) -> None:
         for stage in (1, 2):
             for checkpointing in (False, True):
                 for compiled in (False, True) if bench.args.compile and not checkpointing else (False,):
-                    step = training_step(bench, model_of(bench, layers), stage, checkpointing, compiled, classes, dtype == BF16)
+                    step = training_step(bench, model_of(bench, layers), stage, checkpointing, compiled,
+                                         classes, dtype == BF16)
                     steps[stage, checkpointing, compiled] = lambda step=step: step(batch)
         bare = products(batch_size, tokens, arch.width, dtype, bench.device)
         t = bench.in_turn(steps | {"products": bare})
@@ -369,8 +379,8 @@ def training(bench: Bench) -> None:
                     + ", checkpointing" * checkpointing + ", compiled" * compiled)
             aim = ">= 0.50" if bench.gpu and dtype == BF16 and not checkpointing and not compiled else ""
             own = useful + 3 * text_flops(arch, count, classes) * (stage == 2)
-            bench.add(what, batch_size / np.median(t[name]), "clips/s", own / linear * ratio(t["products"], t[name]),
-                      "matrix products", aim)
+            bench.add(what, batch_size / np.median(t[name]), "clips/s",
+                      own / linear * ratio(t["products"], t[name]), "matrix products", aim)
 
     # memory, with all layers: of a few, the gradients of the weights would hide what checkpointing saves
     count, first = layers if bench.args.quick and layers else arch.layers, None
@@ -380,7 +390,8 @@ def training(bench: Bench) -> None:
         with PeakMemory(bench.device) as peak:
             step(batch)
         first = first or peak.mb
-        bench.add(f"stage 1, batch {batch_size}, {count} layers: memory beyond weights" + ", checkpointing" * checkpointing,
+        bench.add(f"stage 1, batch {batch_size}, {count} layers: memory beyond weights"
+                  + ", checkpointing" * checkpointing,
                   peak.mb, "MB", peak.mb / first, "without checkpointing")
 
 
@@ -396,7 +407,8 @@ def training_step(bench: Bench, model: ovstad.ViCLIP, stage: int, checkpointing:
     model.text_encoder.requires_grad_(stage == 2)
     prompts = [ovstad.PROMPT.format(name) for name in classes]
     with torch.no_grad():
-        words = model.encode_text(prompts) if stage == 1 else ovstad.trim(ovstad.tokenize(prompts)).to(bench.device)
+        words = (model.encode_text(prompts) if stage == 1
+                 else ovstad.trim(ovstad.tokenize(prompts)).to(bench.device))
     args = argparse.Namespace(lr=1e-5, momentum=0.9, weight_decay=1e-7, optimizer="sgd", accumulate=1, gamma=2.0,
                               beta=ovstad.BETA, amp=amp)
     optimizer = engine.make_optimizer(model, args)
@@ -426,7 +438,8 @@ def render(path: Path, width: int, height: int, frames: int, group: int) -> None
     with av.open(str(path), "w") as container:
         options = {"preset": "veryfast", "crf": "23", "sc_threshold": "0", "keyint_min": str(group)}
         stream = container.add_stream("libx264", rate=30, options=options)
-        stream.width, stream.height, stream.pix_fmt, stream.codec_context.gop_size = width, height, "yuv420p", group
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size = group
         for i in range(frames):
             image = np.clip(picture[:, 2 * i:2 * i + width] + grain[i % 8], 0, 255).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -442,7 +455,10 @@ def render_folder(film: Path, folder: Path, frames: int) -> None:
 
 
 def bare_decode(path: str, first: int, last: int) -> int:
-    """The plain loop that yields frames first to last: one seek, then decode and keep nothing. -> frames decoded"""
+    """The plain loop that yields frames first to last: one seek, then decode and keep nothing.
+
+    -> frames decoded
+    """
     pts, decoded = data.packet_index(path)[0], 0
     with av.open(path) as container:
         stream = container.streams.video[0]
@@ -479,7 +495,10 @@ def films(bench: Bench) -> dict[tuple[str, str], Path]:
 
 
 def decoding(bench: Bench) -> None:
-    """Test clips of 8 frames at a short side of 256 pixels, on one core; opening the file is part of a random clip."""
+    """Test clips of 8 frames at a short side of 256 pixels, on one core.
+
+    Opening the file is part of a random clip.
+    """
     rng = np.random.default_rng(1)
     for (size, kind), path in films(bench).items():
         folder = path.is_dir()
@@ -494,13 +513,15 @@ def decoding(bench: Bench) -> None:
                 reader.clip(place, 8, stride)
                 reader.close()
                 between = time.perf_counter()
-                in_loop += bare_pictures(reader.files[first:last + 1:stride]) if folder else bare_decode(str(path), first, last)
+                in_loop += (bare_pictures(reader.files[first:last + 1:stride]) if folder
+                            else bare_decode(str(path), first, last))
                 ours, bare = ours + [between - before], bare + [time.perf_counter() - between]
                 decoded, converted = decoded + reader.decoded, converted + reader.converted
             what = f"{size} {kind}, random, stride {stride}"
             bench.add(what, len(places) / sum(ours), "clips/s", ratio(np.array(bare), np.array(ours)),
                       "opening the pictures alone" if folder else "a bare decoding loop")
-            bench.add("  decoded for a frame that is used", decoded / converted, "frames", decoded / in_loop, "the loop's", "<= 1.00")
+            bench.add("  decoded for a frame that is used", decoded / converted, "frames",
+                      decoded / in_loop, "the loop's", "<= 1.00")
         consecutive(bench, size, kind, path, length)
 
 
@@ -519,7 +540,8 @@ def consecutive(bench: Bench, size: str, kind: str, path: Path, length: int) -> 
     keyframes, reader = len(range(0, length, 30)), ours()
     bench.add(f"{size} {kind}, a keyframe a second, stride 8", keyframes / np.median(t["ours"]), "clips/s",
               ratio(t["whole"], t["ours"]), "decoding every frame once")
-    bench.add("  decoded, of the film's frames", reader.decoded, "frames", reader.decoded / length, "each once", "<= 1.00")
+    bench.add("  decoded, of the film's frames", reader.decoded, "frames",
+              reader.decoded / length, "each once", "<= 1.00")
 
 
 # ---------------------------------------------------------------- 5. the loader
@@ -543,7 +565,8 @@ def loader(bench: Bench) -> None:
     alone = (time.perf_counter() - before) / count
     bench.add(f"{crop}x{crop} training clips, {size.frames} frames, in this process", 1 / alone, "clips/s")
     cores = min(os.cpu_count() or 1, 8)
-    warnings.filterwarnings("ignore", "This DataLoader will create")         # more workers than cores are meant to be
+    # more workers than cores are meant to be
+    warnings.filterwarnings("ignore", "This DataLoader will create")
     for workers in (1, 2) if bench.args.quick else (1, 2, 4, 8):
         args = argparse.Namespace(batch_size=batch_size, seed=0, workers=workers, iterations=4 * workers + 30)
         skipped = 4 * workers                                # what the workers had ready before the clock started
@@ -562,10 +585,11 @@ def loader(bench: Bench) -> None:
             total = time.perf_counter() - start
             rate = (args.iterations - skipped) * batch_size / total
             if consume:
-                bench.add(f"  into a training step of {arch}: waiting", 100 * waited / total, "%", waited / total, "the step",
-                          "<= 0.05" if bench.gpu and workers == 8 else "")
+                bench.add(f"  into a training step of {arch}: waiting", 100 * waited / total, "%",
+                          waited / total, "the step", "<= 0.05" if bench.gpu and workers == 8 else "")
             else:
-                bench.add(f"{workers} workers", rate, "clips/s", rate * alone / min(workers, cores), f"{min(workers, cores)} cores")
+                bench.add(f"{workers} workers", rate, "clips/s",
+                          rate * alone / min(workers, cores), f"{min(workers, cores)} cores")
 
 
 # ---------------------------------------------------------------- 6. evaluation and tables at full size
@@ -574,28 +598,40 @@ MOVIE = 891                       # annotated seconds of a movie
 
 
 def ava_like(keyframes: int, rows: int, classes: int = 60) -> tuple[data.Annotations, evaluate.Detections]:
-    """A validation set of AVA's shape: people with a few labels each, and every class's score of every proposal."""
+    """A validation set of AVA's shape.
+
+    People with a few labels each, and every class's score of every proposal.
+    """
     rng = np.random.default_rng(3)
     corner = rng.uniform(0, 0.5, (keyframes, 2, 2))
-    people = np.concatenate([corner, corner + rng.uniform(0.2, 0.5, (keyframes, 2, 2))], 2).round(3)    # two a keyframe
+    # two a keyframe
+    people = np.concatenate([corner, corner + rng.uniform(0.2, 0.5, (keyframes, 2, 2))], 2).round(3)
     keyframe = np.arange(keyframes)
     at, who = np.repeat(keyframe, 4), np.tile([0, 0, 1, 1], keyframes)              # two labels each
     text = (rng.pareto(1.0, len(at)) * 3).astype(int) % classes
     text[1::2] += text[1::2] == text[::2]
-    truth = data.make_annotations([f"movie{v:03d}" for v in range(keyframes // MOVIE + 1)], [f"action {i}" for i in range(classes)],
-                                  at // MOVIE, 902 + at % MOVIE, people[at, who], text % classes, unit="second")
+    truth = data.make_annotations([f"movie{v:03d}" for v in range(keyframes // MOVIE + 1)],
+                                  [f"action {i}" for i in range(classes)],
+                                  at // MOVIE, 902 + at % MOVIE, people[at, who], text % classes,
+                                  unit="second")
     boxes = rows // classes
     place = np.sort(rng.integers(0, keyframes, boxes))
     box = np.clip(people[place, rng.integers(0, 2, boxes)] + rng.normal(0, 0.03, (boxes, 4)), 0, 1).round(3)
     return truth, evaluate.Detections(
-        np.repeat(place // MOVIE, classes).astype(np.int32), np.repeat(902 + place % MOVIE, classes).astype(np.float32),
-        np.repeat(box, classes, 0), np.tile(np.arange(classes, dtype=np.int32), boxes), rng.normal(size=boxes * classes))
+        np.repeat(place // MOVIE, classes).astype(np.int32),
+        np.repeat(902 + place % MOVIE, classes).astype(np.float32),
+        np.repeat(box, classes, 0), np.tile(np.arange(classes, dtype=np.int32), boxes),
+        rng.normal(size=boxes * classes))
 
 
 def plain_average_precisions(truth: data.Annotations, found: evaluate.Detections) -> list[float | None]:
-    """Frame AP of each class as one would write it down: loops over detections and the people of their keyframe."""
+    """Frame AP of each class as one would write it down.
+
+    Loops over detections and the people of their keyframe.
+    """
     people, rows = {}, [[] for _ in truth.texts]
-    for v, k, box, label in zip(*(column.tolist() for column in (truth.video, truth.keyframe, evaluate.exact(truth.box), truth.text))):
+    annotated = truth.video, truth.keyframe, evaluate.exact(truth.box), truth.text
+    for v, k, box, label in zip(*(column.tolist() for column in annotated)):
         people.setdefault((label, v, k), []).append(box)
     for v, k, box, label, score in zip(*(column.tolist() for column in vars(found).values())):
         rows[label].append((score, (label, v, k), box))
@@ -629,19 +665,22 @@ def evaluation(bench: Bench) -> None:
         t = bench.in_turn({"ours": lambda: evaluate.frame_map(truth, found),
                            "sort": lambda: np.argsort(found.score, kind="stable")}, bench.few)
     in_memory = np.median(t["ours"]) * 6e6 / rows
-    bench.add(f"{keyframes:,} keyframes, {rows / 1e6:g}M rows, in memory", np.median(t["ours"]), "s", ratio(t["ours"], t["sort"]),
-              "sorting the scores")
+    bench.add(f"{keyframes:,} keyframes, {rows / 1e6:g}M rows, in memory", np.median(t["ours"]), "s",
+              ratio(t["ours"], t["sort"]), "sorting the scores")
     bench.add("  6M rows", in_memory, "s", in_memory / 15, "the aim", "<= 1.00")
     bench.add("  memory beyond its arguments", peak.mb, "MB")
 
     part = keyframes // 10
     some = truth.select(np.flatnonzero(truth.video * MOVIE + truth.keyframe - 902 < part))
     few = rows_of(found, found.video * MOVIE + found.keyframe - 902 < part)
-    t = bench.in_turn({"ours": lambda: evaluate.frame_map(some, few), "plain": lambda: plain_average_precisions(some, few)}, bench.few)
-    ours, plain = [entry["ap"] for entry in evaluate.frame_map(some, few)["classes"]], plain_average_precisions(some, few)
+    t = bench.in_turn({"ours": lambda: evaluate.frame_map(some, few),
+                       "plain": lambda: plain_average_precisions(some, few)}, bench.few)
+    ours = [entry["ap"] for entry in evaluate.frame_map(some, few)["classes"]]
+    plain = plain_average_precisions(some, few)
     if not np.allclose([ap or 0 for ap in ours], [ap or 0 for ap in plain], atol=1e-9):
         raise ValueError("evaluate.frame_map and the plain loops disagree")
-    bench.add(f"  {len(few.score):,} rows of it", np.median(t["ours"]), "s", ratio(t["ours"], t["plain"]), "plain Python, same APs")
+    bench.add(f"  {len(few.score):,} rows of it", np.median(t["ours"]), "s",
+              ratio(t["ours"], t["plain"]), "plain Python, same APs")
 
     path = bench.folder / "predictions.csv"
     written = rows if bench.args.full else rows // 10
@@ -653,8 +692,8 @@ def evaluation(bench: Bench) -> None:
                 pass
 
     t = bench.in_turn({"read": lambda: evaluate.read_predictions(path, truth), "bare": bare_csv}, bench.few)
-    bench.add(f"{written / 1e6:g}M rows from a CSV of {path.stat().st_size / 1e6:.0f} MB", np.median(t["read"]), "s",
-              ratio(t["read"], t["bare"]), "csv.reader alone")
+    bench.add(f"{written / 1e6:g}M rows from a CSV of {path.stat().st_size / 1e6:.0f} MB",
+              np.median(t["read"]), "s", ratio(t["read"], t["bare"]), "csv.reader alone")
     total = np.median(t["read"]) / written * 6e6 + in_memory
     bench.add("  6M rows, read and scored", total, "s", total / 60, "the aim", "<= 1.00")
 
@@ -672,10 +711,13 @@ def write_alignment_sets(folder: Path, scale: float) -> tuple[int, int]:
         pairs += n
         (folder / f"hcstvg/{i}_{i:011d}.mp4").touch()
         hcstvg[f"{i}_{i:011d}.mp4"] = {"bbox": [[10 + j % 50, 20, 100, 150] for j in range(n)], "st_frame": 5,
-                                       "img_size": [360, 640], "English": f"The man number {i} walks to the door, opens it."}
+                                       "img_size": [360, 640],
+                                       "English": f"The man number {i} walks to the door, opens it."}
     for video in range(round(1545 * scale)):
-        trajectories = [[{"tid": person, "bbox": {"xmin": frame % 100 + person, "ymin": 5, "xmax": 300, "ymax": 200},
-                          "generated": 1, "tracker": "kcf"} for person in range(4)] for frame in range(900)]
+        trajectories = [[{"tid": person,
+                          "bbox": {"xmin": frame % 100 + person, "ymin": 5, "xmax": 300, "ymax": 200},
+                          "generated": 1, "tracker": "kcf"} for person in range(4)]
+                        for frame in range(900)]
         (folder / f"vidor/annotation/training/0000/{video}.json").write_text(json.dumps(
             {"video_id": str(video), "width": 640, "height": 360, "trajectories": trajectories}))
         (folder / f"vidor/{video}.mp4").touch()
@@ -707,41 +749,52 @@ class Rows(torch.utils.data.Dataset):
 
 
 def resident_mb(table: data.Annotations, workers: int) -> float:
-    """Memory of this process and all loader workers, pages that they share counted once, after they read the table."""
+    """Memory of this process and all loader workers after they read the table.
+
+    Pages that they share are counted once.
+    """
     each = {}
-    for pid, mb in torch.utils.data.DataLoader(Rows(data.ClipDataset(table, 8, 1)), batch_size=None, num_workers=workers):
+    rows = Rows(data.ClipDataset(table, 8, 1))
+    for pid, mb in torch.utils.data.DataLoader(rows, batch_size=None, num_workers=workers):
         each |= {pid: mb, os.getpid(): proc_mb("self", "Pss", "smaps_rollup")}
     return sum(each.values())
 
 
 def table(bench: Bench) -> None:
-    """Parsing is timed on a tenth of the official files, unless --full; the table that is mapped and shared has all rows."""
+    """Parsing is timed on a tenth of the official files, unless --full.
+
+    The table that is mapped and shared has all rows.
+    """
     folder = bench.folder / "alignment"
     pairs, size = write_alignment_sets(folder, 1.0 if bench.args.full else 0.02 if bench.args.quick else 0.1)
-    args = argparse.Namespace(hcstvg=folder / "hcstvg", vidstg=folder / "vidstg", vidor=folder / "vidor", csv=None, data=None,
-                              split="train", fraction=1.0, exclude_videos=None, seed=0)
+    args = argparse.Namespace(hcstvg=folder / "hcstvg", vidstg=folder / "vidstg", vidor=folder / "vidor",
+                              csv=None, data=None, split="train", fraction=1.0, exclude_videos=None,
+                              seed=0)
 
     def bare_json() -> None:
         for path in folder.rglob("*.json"):
             json.loads(path.read_bytes())
 
-    limit, first, again = map(bench.seconds, (bare_json, lambda: data.read_alignment(args), lambda: data.read_alignment(args)))
-    bench.add(f"{pairs / 1e6:.2f}M pairs from {size / 1e6:.0f} MB of JSON, once", first, "s", first / limit, "json.loads alone")
+    limit, first, again = map(bench.seconds, (bare_json, lambda: data.read_alignment(args),
+                                              lambda: data.read_alignment(args)))
+    bench.add(f"{pairs / 1e6:.2f}M pairs from {size / 1e6:.0f} MB of JSON, once", first, "s",
+              first / limit, "json.loads alone")
     bench.add("  and again, from the cache", again, "s", again / first, "the first time")
 
     n, videos, texts = 7_066_136, 25_000, 36_778             # Table 1
     rng = np.random.default_rng(5)
     corner = rng.random((n, 2), np.float32) * 0.5
-    made = data.make_annotations([f"{v}.mp4" for v in range(videos)], [f"The man number {i} walks to the door." for i in range(texts)],
-                                 rng.integers(0, videos, n), rng.integers(0, 900, n), np.hstack([corner, corner + 0.3]),
-                                 rng.integers(0, texts, n))
+    made = data.make_annotations([f"{v}.mp4" for v in range(videos)],
+                                 [f"The man number {i} walks to the door." for i in range(texts)],
+                                 rng.integers(0, videos, n), rng.integers(0, 900, n),
+                                 np.hstack([corner, corner + 0.3]), rng.integers(0, texts, n))
     row = sum(getattr(made, name).nbytes for name in data.ROW_ARRAYS if getattr(made, name) is not None) / n
     path = bench.folder / "seven-million.table"
     data.save_table(made, path, "")
     del made, corner
     t = bench.in_turn({"load": lambda: data.load_table(path), "read": path.read_bytes}, bench.few)
-    bench.add(f"{n / 1e6:.2f}M rows, {row:g} bytes each, from the cache", np.median(t["load"]), "s", ratio(t["load"], t["read"]),
-              "reading the file")
+    bench.add(f"{n / 1e6:.2f}M rows, {row:g} bytes each, from the cache", np.median(t["load"]), "s",
+              ratio(t["load"], t["read"]), "reading the file")
     bench.add("  loaded", np.median(t["load"]), "s", np.median(t["load"]) / 10, "the aim", "<= 1.00")
     whole, workers = data.load_table(path)[0], 2 if bench.args.quick else 8
     mb = resident_mb(whole, workers) - resident_mb(whole.select(np.arange(1000)), workers)
@@ -762,12 +815,14 @@ def scaling(bench: Bench) -> None:
         torch.multiprocessing.spawn(scaling_process, (folder, gpus, arch, batch, steps), 2)
         t = {name: np.array(values) for name, values in json.loads(Path(folder, "times.json").read_text()).items()}
     bench.add(f"{arch}, 1 process, batch {batch}", batch / np.median(t["one"]), "clips/s")
-    for kind, clips_a_step, what in (("strong", batch, "divided by 2 (strong)"), ("weak", 2 * batch, "for each of 2 (weak)")):
+    for kind, clips_a_step, what in (("strong", batch, "divided by 2 (strong)"),
+                                     ("weak", 2 * batch, "for each of 2 (weak)")):
         rate = clips_a_step / np.median(t[kind])
-        bench.add(f"  the batch {what}", rate, "clips/s", clips_a_step / batch * ratio(t["one"], t[kind]), "1 process")
+        bench.add(f"  the batch {what}", rate, "clips/s",
+                  clips_a_step / batch * ratio(t["one"], t[kind]), "1 process")
         bench.add("    against exchanging nothing", rate, "clips/s", ratio(t[f"{kind} apart"], t[kind]), "2 apart")
-    bench.add("  the all-gather of sentences and counts", 1000 * np.median(t["gather"]), "ms", ratio(t["gather"], t["weak"]),
-              "the weak step")
+    bench.add("  the all-gather of sentences and counts", 1000 * np.median(t["gather"]), "ms",
+              ratio(t["gather"], t["weak"]), "the weak step")
     parameters = sum(p.numel() for p in ovstad.ViCLIP(bench.args.arch).vision_encoder.parameters())
     bench.add(f"gradients of {bench.args.arch}'s video encoder", 4 * parameters / 1e6, "MB/step")
 
@@ -781,8 +836,8 @@ def scaling_process(rank: int, folder: str, gpus: bool, arch: str, batch: int, s
     alone = engine.Process(0, 1, process.device)
     size, sentences = ovstad.ARCHS[arch], 16
     texts = torch.randn(sentences, size.embed, device=process.device)
-    args = argparse.Namespace(lr=1e-5, momentum=0.9, weight_decay=1e-7, optimizer="sgd", accumulate=1, gamma=2.0, beta=ovstad.BETA,
-                              amp=gpus)
+    args = argparse.Namespace(lr=1e-5, momentum=0.9, weight_decay=1e-7, optimizer="sgd", accumulate=1,
+                              gamma=2.0, beta=ovstad.BETA, amp=gpus)
     models, optimizers = {}, {}
     for among in (process, alone):
         torch.manual_seed(0)
@@ -805,8 +860,8 @@ def scaling_process(rank: int, folder: str, gpus: bool, arch: str, batch: int, s
             torch.cuda.synchronize()
         return waited
 
-    kinds = {"one": (whole, alone), "strong": (share, process), "strong apart": (share, alone), "weak": (whole, process),
-             "weak apart": (whole, alone)}
+    kinds = {"one": (whole, alone), "strong": (share, process), "strong apart": (share, alone),
+             "weak": (whole, process), "weak apart": (whole, alone)}
     times = {name: [] for name in [*kinds, "gather"]}
     for _ in range(steps + 2):
         for name, (own, among) in kinds.items():
@@ -825,19 +880,24 @@ def scaling_process(rank: int, folder: str, gpus: bool, arch: str, batch: int, s
 
 # ---------------------------------------------------------------- the command line
 
-PARTS = {"encoder": encoder, "regions": regions, "text": text, "training": training, "decoding": decoding, "loader": loader,
-         "evaluation": evaluation, "table": table, "scaling": scaling}
+PARTS = {"encoder": encoder, "regions": regions, "text": text, "training": training, "decoding": decoding,
+         "loader": loader, "evaluation": evaluation, "table": table, "scaling": scaling}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=f"some of: {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer repeats, to see that everything runs")
-    parser.add_argument("--full", action="store_true", help="the official files and the CSV of predictions at their full size")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART",
+                        help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true",
+                        help="smaller sizes and fewer repeats, to see that everything runs")
+    parser.add_argument("--full", action="store_true",
+                        help="the official files and the CSV of predictions at their full size")
     parser.add_argument("--arch", choices=list(ovstad.ARCHS), default="ViT-B/16")
-    parser.add_argument("--compile", action="store_true", help="also torch.compile's encoder, in inference and training")
+    parser.add_argument("--compile", action="store_true",
+                        help="also torch.compile's encoder, in inference and training")
     parser.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
-    parser.add_argument("--threads", type=int, default=1, help="of CPU arithmetic; 1 gives the figures of one core")
+    parser.add_argument("--threads", type=int, default=1,
+                        help="of CPU arithmetic; 1 gives the figures of one core")
     parser.add_argument("--json", metavar="FILE", help="write all figures, and what they were measured on")
     return parser.parse_args(argv)
 
@@ -845,10 +905,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def machine(bench: Bench) -> dict:
     """What the figures were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": bench.args.threads, "instructions": torch.backends.cpu.get_cpu_capability(),
-            "gpu": torch.cuda.get_device_name(bench.device) if bench.gpu else "none", "python": platform.python_version(),
-            "torch": torch.__version__, "av": av.__version__, "numpy": np.__version__}
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+               platform.processor())
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": bench.args.threads,
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "gpu": torch.cuda.get_device_name(bench.device) if bench.gpu else "none",
+            "python": platform.python_version(), "torch": torch.__version__, "av": av.__version__,
+            "numpy": np.__version__}
 
 
 def main() -> None:
@@ -866,7 +929,8 @@ def main() -> None:
             print(f"\n{part}")
             PARTS[part](bench)
     missed = [f for f in bench.figures if f.met is False]
-    print(f"\naims reached {sum(f.met is True for f in bench.figures)}, missed {len(missed)}; took {time.perf_counter() - start:.0f} s")
+    print(f"\naims reached {sum(f.met is True for f in bench.figures)}, missed {len(missed)}; "
+          f"took {time.perf_counter() - start:.0f} s")
     if args.json:
         figures = [asdict(f) | {"met": f.met} for f in bench.figures]
         Path(args.json).write_text(json.dumps({"machine": machine(bench), "figures": figures}, indent=1) + "\n")

@@ -54,14 +54,18 @@ class Annotations:
     box: np.ndarray               # (n, 4) float32, xyxy in [0, 1]
     text: np.ndarray              # (n,) int32, place in `texts`, or -1
     unit: str = "frame"           # "frame" or "second": what `keyframe` counts
-    files: list[str] = field(default_factory=list)       # per video: a file or a folder of frames; "" if not on disk
-    start_sec: np.ndarray | None = None                  # (videos,) float32, seconds cut off the file's start (AVA: 900)
+    files: list[str] = field(default_factory=list)       # per video: a file or a folder of frames;
+                                                         # "" if not on disk
+    start_sec: np.ndarray | None = None                  # (videos,) float32, seconds cut off the
+                                                         # file's start (AVA: 900)
     size: np.ndarray | None = None                       # (videos, 2) int32 width, height of pixel-annotated sets
-    person: np.ndarray | None = None                     # (n,) int32, links the boxes of one person in a video, or -1
+    person: np.ndarray | None = None                     # (n,) int32, links the boxes of one person
+                                                         # in a video, or -1
     ids: list[int] | None = None                         # official id of each text; default: its 1-based place
     in_seconds: np.ndarray | None = None                 # (videos,) bool, only where `merge` mixed the two units
     faults: list[str] = field(default_factory=list)      # what the official files got wrong, and what became of it
-    cache: str = field(default="", init=False)           # the file that the arrays are mapped from; copies have none
+    cache: str = field(default="", init=False)           # the file that the arrays are mapped from;
+                                                         # copies have none
 
     def __len__(self) -> int:
         return len(self.video)
@@ -188,7 +192,10 @@ class VideoReader:
         self.container.close()
 
     def clip(self, frame_idx: int, frames: int = 8, stride: int = 1) -> np.ndarray:
-        """(T, H, W, 3) uint8: frame_idx (0-based, display order) at place T // 2, the ends repeated beyond the video."""
+        """(T, H, W, 3) uint8: frame_idx (0-based, display order) at place T // 2.
+
+        The ends are repeated beyond the video.
+        """
         wanted = frame_idx + (np.arange(frames) - frames // 2) * stride
         index = packet_index(self.path)
         if index is None:                                    # positions are counts
@@ -209,7 +216,8 @@ class VideoReader:
         target = self.start + second * self.second
         before, after = frames // 2 * stride, (frames - 1 - frames // 2) * stride
         margin = 1.1
-        while True:                                          # frames may be spaced unevenly: look further if too few
+        # frames may be spaced unevenly: look further if too few
+        while True:
             low = target - margin * (before + 1) * self.frame
             window = self._window(low, target + margin * (after + 1) * self.frame)
             if not self.from_start:                          # before low, not every frame was decoded
@@ -261,7 +269,10 @@ class VideoReader:
         self._open()
 
     def _decoded(self):
-        """Frames in display order. Before the position that is `needed`, those that no other frame refers to are skipped."""
+        """Frames in display order.
+
+        Before the position that is `needed`, those that no other frame refers to are skipped.
+        """
         for packet in self.container.demux(self.stream):
             skip = packet.pts is not None and packet.pts < self.needed
             self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
@@ -357,7 +368,8 @@ def open_video(path: str, short_side: int | None = None, multiple: int = 1) -> V
     return (FolderReader if os.path.isdir(path) else VideoReader)(path, short_side, multiple)
 
 
-def read_clip(video: str, frame_idx: int, frames: int = 8, stride: int = 1, short_side: int | None = None) -> np.ndarray:
+def read_clip(video: str, frame_idx: int, frames: int = 8, stride: int = 1,
+              short_side: int | None = None) -> np.ndarray:
     """(T, H, W, 3) uint8 RGB frames of a video file or folder, `stride` apart, in display order.
 
     The 0-based frame_idx stands at place T // 2; beyond the ends the first or last frame repeats.
@@ -375,14 +387,16 @@ def augment(video: np.ndarray, boxes: np.ndarray, crop: int, rng: np.random.Gene
     """Random crop and horizontal flip of a clip, the same for all its frames, boxes following the pixels.
 
     video (T, H, W, 3) uint8, boxes (N_b, 4) in [0, 1] -> video (T, 3, crop, crop), boxes, kept (N_b,) bool
-    and whether it was flipped. A box is kept while at least half of its area stays in the picture (not in the paper).
+    and whether it was flipped. A box is kept while at least half of its area stays in the picture
+    (not in the paper).
     """
     T, H, W, _ = video.shape
     clip = tv_tensors.Video(torch.from_numpy(video).permute(0, 3, 1, 2))
     pixel = torch.from_numpy(boxes * np.float32([W, H, W, H]))
     pixel = tv_tensors.BoundingBoxes(pixel, format="XYXY", canvas_size=(H, W))
     area = (pixel[:, 2:] - pixel[:, :2]).prod(1)
-    window = [int(rng.integers(0, H - crop + 1)), int(rng.integers(0, W - crop + 1)), crop, crop]  # top, left, h, w
+    # top, left, h, w
+    window = [int(rng.integers(0, H - crop + 1)), int(rng.integers(0, W - crop + 1)), crop, crop]
     clip, pixel = v2.functional.crop(clip, *window), v2.functional.crop(pixel, *window)
     flipped = bool(rng.random() < 0.5)
     if flipped:
@@ -432,7 +446,8 @@ class ClipDataset(torch.utils.data.Dataset):
         self.table, self.frames, self.stride = annotations, frames, stride
         self.short_side, self.patch, self.crop, self.scale = short_side, patch, crop, scale
         if crop and not crop <= scale[0] <= scale[1]:
-            raise ValueError(f"--scale {scale[0]} {scale[1]}: expected MIN <= MAX, and MIN not below the crop of {crop} pixels")
+            raise ValueError(f"--scale {scale[0]} {scale[1]}: expected MIN <= MAX, "
+                             f"and MIN not below the crop of {crop} pixels")
         self.first_row = annotations.keyframe_starts()
         self.mirrored = np.arange(len(annotations.texts), dtype=np.int32)
         place = {text: i for i, text in enumerate(annotations.texts)}
@@ -493,9 +508,11 @@ class ClipDataset(torch.utils.data.Dataset):
         except (ValueError, OSError, av.error.FFmpegError) as error:
             self.reader, self.reader_path = None, None
             item = {"bad": f"{self.name(place)}: {error}", "keyframe": place}
-            if self.crop is not None:                        # in training a black clip without boxes takes its place
+            # in training a black clip without boxes takes its place
+            if self.crop is not None:
                 item |= {"video": torch.zeros(self.frames, 3, self.crop, self.crop, dtype=torch.uint8),
-                         "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, 2, dtype=torch.long), "jitter": torch.ones(3)}
+                         "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, 2, dtype=torch.long),
+                         "jitter": torch.ones(3)}
             return item
         video, boxes, kept, flipped = augment(clip, boxes, self.crop, rng)
         labels = labels[kept[labels[:, 0]]]
@@ -541,7 +558,8 @@ class GlobalBatches(torch.utils.data.Sampler):
     the seed: not on the number of processes, of workers, or of interruptions.
     """
 
-    def __init__(self, samples: int, batch_size: int, steps: int, seed: int = 0, start: int = 0, rank: int = 0, world: int = 1):
+    def __init__(self, samples: int, batch_size: int, steps: int, seed: int = 0, start: int = 0,
+                 rank: int = 0, world: int = 1):
         if samples == 0:
             raise ValueError("there is no keyframe to train on: the annotations, after all selections, are empty")
         if batch_size % world:
@@ -642,7 +660,8 @@ def check_boxes(boxes: np.ndarray, path, lines) -> None:
     """ValueError at the first of (n, 4) boxes that is not x1 < x2, y1 < y2 in [0, 1]; lines: (n,) of the file."""
     x1, y1, x2, y2 = np.asarray(boxes).T
     good = (0 <= x1) & (x1 < x2) & (x2 <= 1) & (0 <= y1) & (y1 < y2) & (y2 <= 1)
-    pixels = "; these look like pixels: divide x by the picture's width, y by its height" if (boxes > 2).any() else ""
+    pixels = ("; these look like pixels: divide x by the picture's width, y by its height"
+              if (boxes > 2).any() else "")
     complain(path, lines, ~good, lambda i: f"box {', '.join(f'{v:g}' for v in boxes[i])} is not x1 < x2, y1 < y2 "
                                            f"in [0, 1]{pixels}")
 
@@ -833,7 +852,8 @@ def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> Pr
         layout = "video,keyframe,x1,y1,x2,y2,,score"
         lines, (names,), numbers = csv_columns(path, (8,), (0,), (1, 2, 3, 4, 5, 7), layout)
         keyframe, box, score = numbers[:, 0], numbers[:, 1:5], numbers[:, 5]
-        complain(path, lines, ~np.isfinite(numbers).all(axis=1), lambda i: f"a number is missing; expected {layout}")
+        complain(path, lines, ~np.isfinite(numbers).all(axis=1),
+                 lambda i: f"a number is missing; expected {layout}")
     complain(path, lines, (score < 0) | (score > 1), lambda i: f"score {score[i]:g} is not in [0, 1]; in a "
              "ground-truth file the last column is a person, in proposals it is the detector's score")
     # detectors overshoot the border by a little; more than that means another unit
@@ -884,8 +904,9 @@ def pickled_proposals(path, annotations: Annotations):
                 keyframe += [float(frame)] * len(rows)
                 arrays.append(rows.astype(np.float64).reshape(-1, 5))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: neither mmaction2's ('movie,second' -> (n, 5)), OpenMixer's (video -> boxes and "
-                         f"scores) nor ACT's proposals, (n, 8) ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{path}: neither mmaction2's ('movie,second' -> (n, 5)), "
+                         "OpenMixer's (video -> boxes and scores) nor ACT's proposals, (n, 8) "
+                         f"({type(error).__name__}: {error})") from None
     rows = np.concatenate(arrays or [np.zeros((0, 5))])
     # OpenMixer marks a frame without detections by one box in pixels of score 0
     real = (rows[:, 4] > 0) | (rows[:, :4] <= 1.5).all(axis=1)
@@ -900,7 +921,8 @@ def write_proposals(path, annotations: Annotations, proposals: Proposals) -> Non
     with open(part, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         for v, k, box, score in zip(proposals.video, proposals.keyframe, proposals.box, proposals.score):
-            writer.writerow([annotations.videos[v], np.format_float_positional(k + first, trim="-"), *(f"{x:.5f}" for x in box), "", f"{score:.6f}"])
+            writer.writerow([annotations.videos[v], np.format_float_positional(k + first, trim="-"),
+                             *(f"{x:.5f}" for x in box), "", f"{score:.6f}"])
     os.replace(part, path)
 
 
@@ -957,7 +979,10 @@ SKIPPED_FOLDERS = {"brox-images", "FlowBrox04", "labels", ".ovstad_cache"}
 
 
 def walk(root) -> tuple[list[Path], list[Path]]:
-    """Every file below root, and every folder that holds frame folders (these are not entered: millions of files)."""
+    """Every file below root, and every folder that holds frame folders.
+
+    These are not entered: millions of files.
+    """
     files, frames = [], []
     for folder, below, names in os.walk(root, followlinks=True):
         deep = len(Path(folder).relative_to(root).parts) >= 5
@@ -1002,7 +1027,8 @@ def cached(data, name: str, sources: list, options: list, build) -> Annotations:
     """
     stats = [(str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in [*sources, __file__]]
     key = hashlib.sha256(json.dumps([options, stats]).encode()).hexdigest()
-    label = hashlib.sha256(json.dumps([options, [str(path) for path in sources], str(Path(data).resolve())]).encode()).hexdigest()[:12]
+    request = [options, [str(path) for path in sources], str(Path(data).resolve())]
+    label = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]
     folder = cache_folder(data)
     if folder is None:
         return build()
@@ -1044,7 +1070,10 @@ def locked(path):
 
 
 def save_table(table: Annotations, path: Path, key: str) -> None:
-    """One flat file: magic, checksum of the rest, length of a JSON header, header, arrays at multiples of 64 bytes."""
+    """One flat file: magic, checksum of the rest, length of a JSON header, header, arrays.
+
+    The arrays are at multiples of 64 bytes.
+    """
     arrays = {k: np.ascontiguousarray(v) for k, v in vars(table).items() if isinstance(v, np.ndarray)}
     header = {k: v for k, v in vars(table).items() if k not in arrays and k not in ("files", "cache")}
     specs, offset = [], 0
@@ -1131,7 +1160,8 @@ def act_table(path, classes: list[str], split: str, part: int) -> Annotations:
     parts = found[f"{split}_videos"]
     if not 1 <= part <= len(parts):
         raise ValueError(f"{path}: part {part} of {len(parts)}")
-    place = {re.sub(r"\W", "", name): i for i, name in enumerate(classes)}     # BasketballDunk, brush_hair -> place
+    # BasketballDunk, brush_hair -> place
+    place = {re.sub(r"\W", "", name): i for i, name in enumerate(classes)}
     labels = [place.get(re.sub(r"[\W_]", "", str(label)).lower()) for label in found["labels"]]
     if None in labels:
         raise ValueError(f"{path}: unknown class {found['labels'][labels.index(None)]!r}; expected {classes}")
@@ -1159,14 +1189,18 @@ def gurkirt_table(path, listing, split: str) -> Annotations:
     for video in videos:
         tubes.append([])
         for tube in found[video]["annotations"]:
-            xy, wh = np.split(np.asarray(tube["boxes"]).astype(np.float64), 2, axis=1)  # cast first: uint8 x + w wraps
+            # cast first: uint8 x + w wraps
+            xy, wh = np.split(np.asarray(tube["boxes"]).astype(np.float64), 2, axis=1)
             tubes[-1].append((int(tube["label"]), int(tube["sf"]) + np.arange(len(xy)), np.hstack([xy, xy + wh])))
     return tube_table(path, videos, UCF101_24, tubes, [int(found[video]["numf"]) for video in videos],
                       [(320, 240)] * len(videos), split == "test", absent if split == "test" else [])
 
 
 def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, faults: list[str]) -> Annotations:
-    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...]; a tube's number is its person."""
+    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...].
+
+    A tube's number is its person.
+    """
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
     for v, video in enumerate(videos):
         empty = np.ones(n_frames[v], bool)
@@ -1209,7 +1243,8 @@ def read_label_map(path) -> dict[int, str]:
             raise ValueError(f"{path}: item {len(pairs) + 1} lacks a name or an id; expected items like "
                              'item { name: "stand" id: 12 }')
         pairs.append((int(i[1]), names[int(name[1])]))
-    pairs = pairs or [(int(i), name) for i, name in re.findall(r"^[ \t]*(\d+)[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE)]
+    pairs = pairs or [(int(i), name) for i, name in
+                      re.findall(r"^[ \t]*(\d+)[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE)]
     for i, name in pairs:
         if i in labels or i < 1:
             raise ValueError(f"{path}: action id {i} {'is there twice' if i in labels else 'is not 1 or more'}")
@@ -1269,7 +1304,8 @@ def ava_table(path, excluded, included, names: dict[int, str], is_ava: bool, eve
     faults = []
     for bad, reason in ((~good, "the box is outside the picture or empty, dropped"),
                         (~official, "the action id is not in the label map, dropped"),
-                        (~np.isin(second, seconds), f"not an annotated second ({seconds[0]}-{seconds[-1]}), dropped"),
+                        (~np.isin(second, seconds),
+                         f"not an annotated second ({seconds[0]}-{seconds[-1]}), dropped"),
                         (duplicates(action, person, *box.T, keys), "the row is there twice, dropped")):
         faults += listed(path, lines, people & bad, reason)
         people &= ~bad
@@ -1285,27 +1321,31 @@ def ava_table(path, excluded, included, names: dict[int, str], is_ava: bool, eve
         box, nobody = np.append(box, np.zeros((n, 4)), axis=0), np.full(n, -1)
         text, person = np.append(text, nobody), np.append(person, nobody)
     return make_annotations(videos, [names[i] for i in known], video, second, box, text,
-                            person if (person >= 0).any() else None, unit="second", ids=known.tolist(), faults=faults)
+                            person if (person >= 0).any() else None,
+                            unit="second", ids=known.tolist(), faults=faults)
 
 
 # ---------------------------------------------------------------- HC-STVG: sentences of one action each
 
 # what people do in the descriptions of film scenes, in base form
 ACTIONS = set(
-    "answer appear approach ask attack begin bend bite blow bow breathe bring brush call carry catch chase check chew "
-    "clap clean climb close come continue cook crawl crouch cross cry cut dance dial disappear drag draw drink drive "
-    "drop eat embrace enter escape examine exit fall fasten feed fight fill find finish fold follow get give glance "
-    "go grab greet hang has hide hit hold hug hurry inspect jump keep kick kiss kneel knock laugh lean leave lick lie "
-    "lift listen lock look lower make meet move nod open pace pass pat pay pick play point pour press pull punch push "
-    "put raise reach read receive release remove rest return ride rise roll rub run rush salute say scratch scream "
-    "search shake shoot shout show shut sigh sing sit slap sleep slide smell smile smoke snap spin spread squat "
-    "stagger stand stare start step stop stretch stroke stroll stumble swallow swing take talk tell think throw tie "
-    "toss touch try turn type undress unlock use wait wake walk wash watch wave whisper wipe write yell".split())
+    "answer appear approach ask attack begin bend bite blow bow breathe bring brush call carry catch "
+    "chase check chew clap clean climb close come continue cook crawl crouch cross cry cut dance dial "
+    "disappear drag draw drink drive drop eat embrace enter escape examine exit fall fasten feed fight "
+    "fill find finish fold follow get give glance go grab greet hang has hide hit hold hug hurry "
+    "inspect jump keep kick kiss kneel knock laugh lean leave lick lie lift listen lock look lower make "
+    "meet move nod open pace pass pat pay pick play point pour press pull punch push put raise reach "
+    "read receive release remove rest return ride rise roll rub run rush salute say scratch scream "
+    "search shake shoot shout show shut sigh sing sit slap sleep slide smell smile smoke snap spin "
+    "spread squat stagger stand stare start step stop stretch stroke stroll stumble swallow swing take "
+    "talk tell think throw tie toss touch try turn type undress unlock use wait wake walk wash watch "
+    "wave whisper wipe write yell".split())
 BE = {"is", "are"}
-PLACED = set("a an the his her its their of in on at with to by from for into onto and or this that these those two "
-             "three some many both no".split())                # after these, "drinks" and "watches" are nouns
+PLACED = set("a an the his her its their of in on at with to by from for into onto and or "
+             "this that these those two three some many both no".split())
 OBJECTS = set("a an the his her him it its them their himself herself something someone another".split())
-NOUNS = {"clothes", "glasses", "gloves", "jeans", "pants", "shoes", "shorts", "sunglasses", "this", "trousers", "us"}
+NOUNS = {"clothes", "glasses", "gloves", "jeans", "pants", "shoes", "shorts", "sunglasses", "this",
+         "trousers", "us"}
 THEN = {"then", "finally", "next", "afterwards", "later"}
 MALE = {"man", "boy", "guy", "gentleman", "father", "husband", "son", "grandfather", "he"}
 FEMALE = {"woman", "girl", "lady", "mother", "wife", "daughter", "grandmother", "she"}
@@ -1362,7 +1402,8 @@ def next_action(words: list[str], subject: str, verb: str, comma: bool) -> tuple
         return (f"{subject} ", first + 1) if agrees(word, subject) and len(words) > first + 1 else None
     if is_verb(words, first, third=verb.endswith("s") or verb in BE) and not (verb == "are" and word in ACTIONS):
         return f"{subject} ", 0
-    if verb in BE and not comma and base_of_ing(word) in ACTIONS:                            # "is sitting and talking"
+    # "is sitting and talking"
+    if verb in BE and not comma and base_of_ing(word) in ACTIONS:
         return f"{subject} {verb} ", 0
     own = main_verb(words[:12])
     named = [w.lower() for w in words[:own]] if own else []
@@ -1449,14 +1490,15 @@ def hcstvg_table(path) -> Annotations:
             xywh, first = np.array(entry["bbox"], np.float64).reshape(-1, 4), int(entry["st_frame"]) - 1
             scale = np.tile(np.array(size, np.float64), 2)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{path}: clip {clip}: expected bbox, st_frame, width and height (or img_size), caption "
-                             f"(or English); {type(error).__name__}: {error}") from None
+            raise ValueError(f"{path}: clip {clip}: expected bbox, st_frame, width and height "
+                             "(or img_size), caption (or English); "
+                             f"{type(error).__name__}: {error}") from None
         box, good = clip_boxes(np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]) / scale)
         good &= first + np.arange(len(box)) >= 0
         short = split_sentences(text)[:len(box)]               # never more sentences than frames
         if not good.all() or not short:
-            faults.append(f"{path.name}: {clip}: {(~good).sum()} of {len(box)} boxes outside the picture or empty, "
-                          f"dropped; {len(short)} sentences")
+            faults.append(f"{path.name}: {clip}: {(~good).sum()} of {len(box)} boxes "
+                          f"outside the picture or empty, dropped; {len(short)} sentences")
         if not short:
             continue
         ids = np.array([sentences.setdefault(sentence, len(sentences)) for sentence in short])
@@ -1528,7 +1570,10 @@ def vidstg_table(path, jsons: dict[str, Path]) -> Annotations:
 
 
 def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Boxes (n, 4), frame indices (n,), texts (n,) and faults of a VidOR file; job: its path, (text, tid, begin, end)s."""
+    """Boxes (n, 4), frame indices (n,), texts (n,) and faults of a VidOR file.
+
+    job: its path, (text, tid, begin, end)s.
+    """
     path, samples = job
     boxes, frames, texts, faults = [], [], [], []
     try:
@@ -1546,8 +1591,9 @@ def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
         at = [frame for frame in range(begin, end) if frame in track]
         box, good = clip_boxes(np.array([track[frame] for frame in at], np.float64).reshape(-1, 4) / size)
         if good.sum() < end - begin:
-            faults.append(f"{path.name}: object {tid}, frames {begin} to {end - 1}: {end - begin - len(at)} without a "
-                          f"box, {(~good).sum()} boxes outside the picture or empty, left out")
+            faults.append(f"{path.name}: object {tid}, frames {begin} to {end - 1}: "
+                          f"{end - begin - len(at)} without a box, "
+                          f"{(~good).sum()} boxes outside the picture or empty, left out")
         boxes.append(box[good])
         frames.append(np.array(at, np.int64)[good])
         texts.append(np.full(good.sum(), text))
@@ -1572,7 +1618,10 @@ def read_list(path) -> set[str]:
 
 
 def exclude_videos(annotations: Annotations, ids: set[str]) -> Annotations:
-    """Without the videos of `ids`: keys, names without suffix, or sources ("55_vfjywN5CN0Y.mp4": its latter part)."""
+    """Without the videos of `ids`.
+
+    ids: keys, names without suffix, or sources ("55_vfjywN5CN0Y.mp4": its latter part).
+    """
     def names(key: str) -> set[str]:
         stem = re.sub(r"\.(\w{3,4})$", "", key.rsplit("/", 1)[-1])
         return {key, stem, stem.split("_", 1)[-1]}
@@ -1623,9 +1672,10 @@ def add_dataset_flags(parser: argparse.ArgumentParser, datasets: tuple[str, ...]
     """--dataset and where its files are; `read_dataset(**vars(args))` takes them."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=datasets, default=datasets[0], help="what to read")
-    group.add_argument("--data", help="its folder (default: data/ and its name); with csv: the folder that holds train.csv "
-                                      "and test.csv (video,keyframe,x1,y1,x2,y2,text[,person]) and that video paths start from; "
-                                      "folders of frames in it are taken as 30 a second")
+    group.add_argument("--data",
+                       help="its folder (default: data/ and its name); with csv: the folder that holds "
+                            "train.csv and test.csv (video,keyframe,x1,y1,x2,y2,text[,person]) and that "
+                            "video paths start from; folders of frames in it are taken as 30 a second")
     group.add_argument("--csv", help="with --dataset csv: one file in place of the two")
     if "vidstg" in datasets:
         group.add_argument("--vidor", default="data/vidor", help="VidOR's annotation and videos, for vidstg")
@@ -1645,7 +1695,8 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
     if dataset == "csv":
         path = Path(csv) if csv else Path(folder) / ("train.csv" if split == "train" else "test.csv")
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: not there; --data names the folder with train.csv and test.csv, --csv one file")
+            raise FileNotFoundError(f"{path}: not there; --data names the folder with train.csv "
+                                    "and test.csv, --csv one file")
         return read_csv(path, data)
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one with {dataset}'s files by --data")
@@ -1664,18 +1715,24 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
 
 def add_alignment_flags(parser: argparse.ArgumentParser) -> None:
     """Stage 1's sources; `read_alignment(args)` reads them."""
-    group = parser.add_argument_group("data", "with none of --hcstvg, --vidstg and --csv: both official sets, under data/")
-    group.add_argument("--hcstvg", help="HC-STVG's folder (v1 or v2): annotation JSON and videos (default: data/hcstvg)")
+    group = parser.add_argument_group(
+        "data", "with none of --hcstvg, --vidstg and --csv: both official sets, under data/")
+    group.add_argument("--hcstvg",
+                       help="HC-STVG's folder (v1 or v2): annotation JSON and videos "
+                            "(default: data/hcstvg)")
     group.add_argument("--vidstg", help="VidSTG's folder of annotation JSONs (default: data/vidstg)")
     group.add_argument("--vidor", default="data/vidor", help="VidOR's folder: VidSTG's boxes and videos")
     group.add_argument("--csv", help="your own pairs: video,keyframe,x1,y1,x2,y2,text[,person]")
     group.add_argument("--data", help="the folder that --csv's video paths start from (default: the CSV's own)")
-    group.add_argument("--split", choices=["train", "all"], default="train", help="of the official sets: their training part, or "
-                       "all parts, which the 7 million pairs of Table 1 seem to be")
-    group.add_argument("--fraction", type=float, default=1.0, help="share of the samples to train on (Table 4), chosen by --seed")
+    group.add_argument("--split", choices=["train", "all"], default="train",
+                       help="of the official sets: their training part, or all parts, "
+                            "which the 7 million pairs of Table 1 seem to be")
+    group.add_argument("--fraction", type=float, default=1.0,
+                       help="share of the samples to train on (Table 4), chosen by --seed")
     group.add_argument("--exclude-videos", metavar="FILE",
-                       help="leave out the videos whose name holds an id of FILE's first column: with AVA's validation CSV, "
-                            "the HC-STVG clips that were cut from movies that OV-AVA tests on")
+                       help="leave out the videos whose name holds an id of FILE's first column: "
+                            "with AVA's validation CSV, the HC-STVG clips that were cut from movies "
+                            "that OV-AVA tests on")
 
 
 def read_alignment(args: argparse.Namespace) -> Annotations:
@@ -1686,7 +1743,8 @@ def read_alignment(args: argparse.Namespace) -> Annotations:
     if not (hcstvg or vidstg or args.csv):
         hcstvg, vidstg = "data/hcstvg", "data/vidstg"
     parts = ("train", "val", "test") if args.split == "all" else ("train",)
-    sets = [read_dataset("hcstvg", hcstvg, part) for part in parts if part != "test"] if hcstvg else []     # v2's test has no boxes
+    # v2's test has no boxes
+    sets = [read_dataset("hcstvg", hcstvg, part) for part in parts if part != "test"] if hcstvg else []
     sets += [read_dataset("vidstg", vidstg, part, vidor=args.vidor) for part in parts] if vidstg else []
     sets += [read_dataset("csv", args.data, csv=args.csv)] if args.csv else []
 
@@ -1696,7 +1754,8 @@ def read_alignment(args: argparse.Namespace) -> Annotations:
         return sample_fraction(table, args.fraction, args.seed) if args.fraction < 1 else table
 
     sources = [one.cache for one in sets if one.cache] + [path for path in (args.csv, args.exclude_videos) if path]
-    table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources, [args.fraction, args.seed if args.fraction < 1 else 0], build)
+    table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources,
+                   [args.fraction, args.seed if args.fraction < 1 else 0], build)
     table.files = [file for one in sets for file in one.files]
     return present(table)
 
@@ -1705,8 +1764,8 @@ def present(table: Annotations) -> Annotations:
     """The rows whose video is on disk, with a word about the others."""
     missing = [video for video, file in zip(table.videos, table.files) if not file]
     if missing and os.environ.get("RANK", "0") == "0":       # once, of all processes
-        print(f"{len(missing):,} of {len(table.videos):,} videos are not on disk and left out, such as {missing[0]}; "
-              "python data.py check lists them", file=sys.stderr)
+        print(f"{len(missing):,} of {len(table.videos):,} videos are not on disk and left out, "
+              f"such as {missing[0]}; python data.py check lists them", file=sys.stderr)
     return table.on_disk()
 
 
@@ -1714,11 +1773,13 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     """Stage 2's sources; `read_finetuning(args)` reads them."""
     add_dataset_flags(parser, ("ucf101-24", "ava", "csv"))
     group = parser.add_argument_group("boxes and classes")
-    group.add_argument("--proposals", help="detected boxes to train on beside the annotated ones: a proposals CSV, or "
-                                           "another detector's file (Section 4.1, on UCF101-24)")
+    group.add_argument("--proposals",
+                       help="detected boxes to train on beside the annotated ones: a proposals CSV, "
+                            "or another detector's file (Section 4.1, on UCF101-24)")
     group.add_argument("--score", type=float, default=0.3, help="the lowest score of --proposals to use")
-    group.add_argument("--novel", metavar="FILE", help="classes to keep out of training, one a line (default: OV-AVA's 15 with "
-                                                       "ava, DATA/novel.txt if there is one with csv)")
+    group.add_argument("--novel", metavar="FILE",
+                       help="classes to keep out of training, one a line (default: OV-AVA's 15 with ava, "
+                            "DATA/novel.txt if there is one with csv)")
 
 
 def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
@@ -1727,7 +1788,8 @@ def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
     novel = novel_classes(args.dataset, table.texts, args.novel, args.data or (args.csv and Path(args.csv).parent))
     base = [i for i, name in enumerate(table.texts) if name not in novel]
     if not base:
-        raise ValueError(f"{args.novel or 'novel.txt'}: makes every class of {args.dataset} novel; some must be left to train on")
+        raise ValueError(f"{args.novel or 'novel.txt'}: makes every class of {args.dataset} novel; "
+                         "some must be left to train on")
     place = np.full(len(table.texts) + 1, -1, np.int32)        # text -1, nobody's label, stays -1
     place[base] = np.arange(len(base))
     table = table.select((table.text == -1) | (place[table.text] >= 0))
@@ -1746,8 +1808,10 @@ def novel_classes(dataset: str, texts: list[str], file=None, data=None) -> list[
         return {"ava": list(OV_AVA_NOVEL), "ucf101-24": list(JHMDB_21)}.get(dataset, [])
     novel = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     for number, name in enumerate(novel, 1):
-        if dataset != "csv" and name not in texts:             # with csv it need not be in the training file at all
-            raise ValueError(f"{file}:{number}: {name!r} is not a class of {dataset}; its classes are {', '.join(texts[:5])}, ...")
+        # with csv it need not be in the training file at all
+        if dataset != "csv" and name not in texts:
+            raise ValueError(f"{file}:{number}: {name!r} is not a class of {dataset}; "
+                             f"its classes are {', '.join(texts[:5])}, ...")
     return novel
 
 
@@ -1789,7 +1853,10 @@ def truth_scores_one(table: Annotations) -> float:
 
 
 def video_fault(job: tuple[str, float, str]) -> str:
-    """Why a video cannot be read as far as its last keyframe, or ""; job: its file, that keyframe, and its unit."""
+    """Why a video cannot be read as far as its last keyframe, or "".
+
+    job: its file, that keyframe, and its unit.
+    """
     file, last, unit = job
     try:
         reader = open_video(file)
@@ -1803,7 +1870,8 @@ def video_fault(job: tuple[str, float, str]) -> str:
             length = (reader.container.duration or math.inf) / av.time_base
         reader.close()
         return f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}" if last >= length else ""
-    except Exception as error:                                 # a broken file may raise anything; it becomes a line
+    except Exception as error:
+        # a broken file may raise anything; it becomes a line
         return f"{file}: {type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -1832,8 +1900,9 @@ def contact_sheet(table: Annotations, path, count: int = 24, seed: int = 0) -> N
 def main() -> int:
     from engine import HelpFormatter                           # engine.py imports this file
 
-    parser = argparse.ArgumentParser(formatter_class=HelpFormatter, description="Read a dataset and say what is in it, "
-                                     "what is missing and what is broken.")
+    parser = argparse.ArgumentParser(
+        formatter_class=HelpFormatter,
+        description="Read a dataset and say what is in it, what is missing and what is broken.")
     parser.add_argument("command", choices=["check"])
     add_dataset_flags(parser)
     parser.add_argument("--split", default="train", help="train, val, test, or all")
@@ -1857,8 +1926,8 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     faults = "".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken])
     (out / "faults.txt").write_text(faults, encoding="utf-8")
-    print(f"faults     {len(table.faults):,} in the annotation, {len(missing):,} videos missing, {len(broken):,} broken "
-          f"or too short: {out / 'faults.txt'}")
+    print(f"faults     {len(table.faults):,} in the annotation, {len(missing):,} videos missing, "
+          f"{len(broken):,} broken or too short: {out / 'faults.txt'}")
     if len(missing) < len(table.videos):
         contact_sheet(table, out / "contact_sheet.png")
         print(f"look at {out / 'contact_sheet.png'}: do the boxes hold the people, do the texts say what they do?")

@@ -61,13 +61,14 @@ from tqdm import tqdm
 import detect_humans
 import engine
 import ovstad
-from data import (csv_columns, make_annotations, normalise, numbered_frames, open_container, places, read_proposals,
-                  scaled_size, upright_rgb)
+from data import (csv_columns, make_annotations, normalise, numbered_frames, open_container, places,
+                  read_proposals, scaled_size, upright_rgb)
 from evaluate import replacing, write_label_map
 
-BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors", "a photo of a person",
-              "a person doing nothing", "people")
-CUT = 15, 3                      # a new scene: mean change of grey (of 255) from frame to frame, and times the usual
+BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors",
+              "a photo of a person", "a person doing nothing", "people")
+# a new scene: mean change of grey (of 255) from frame to frame, and times the usual
+CUT = 15, 3
 TOGETHER = 64                    # frames that go through the models together
 LARGEST = 1080                   # short side of the annotated video at most, pixels
 TICKS = 60_000                   # a second in the MP4: whole ticks for 24, 25, 30, 60 and 30000/1001 frames
@@ -77,15 +78,16 @@ SOON = 1e-6                      # seconds; float noise of time stamps
 def setting(group: str, default, text: str, **flag):
     """A field of `Settings` and a flag of the command at once."""
     kind = {"action": "store_true"} if default is False else {"type": type(default)}
-    return field(default=default, metadata={"group": group, "flag": {**kind, "default": default, "help": text, **flag}})
+    flag = {**kind, "default": default, "help": text, **flag}
+    return field(default=default, metadata={"group": group, "flag": flag})
 
 
 @dataclass
 class Settings:
     """How a video is watched."""
 
-    beta: float | None = setting("model", None, "fusion ratio, Eq. 2: 1 is region only, 0 global only; by default, as "
-                                 "for the next three, the checkpoint's", type=float)
+    beta: float | None = setting("model", None, "fusion ratio, Eq. 2: 1 is region only, 0 global only; "
+                                 "by default, as for the next three, the checkpoint's", type=float)
     frames: int | None = setting("model", None, "T", type=int)
     stride: int | None = setting("model", None, "frames from one of a clip to the next", type=int)
     short_side: int | None = setting("model", None, "of the clip's frames, pixels", type=int)
@@ -93,11 +95,12 @@ class Settings:
     every: float = setting("people", 0.5, "seconds between keyframes; half of it is a slower, finer answer")
     gap: float = setting("people", 1.5, "seconds unseen after which a person is a new one; never less than from "
                          "keyframe to keyframe")
-    link_iou: float = setting("people", 0.2, "overlap with the keyframe before that makes a box the same person; lower "
-                              "for fast people")
+    link_iou: float = setting("people", 0.2, "overlap with the keyframe before that makes a box "
+                              "the same person; lower for fast people")
     score: str = setting("scores", "calibrated", "calibrated: against 'none of these', see above; sigmoid: "
                          "Eq. (3), for ranking", choices=["calibrated", "sigmoid"])
-    threshold: float = setting("scores", 0.5, "a word from this score on is drawn and makes spans; the CSV has all")
+    threshold: float = setting("scores", 0.5, "a word from this score on is drawn and makes spans; "
+                               "the CSV has all")
     background: tuple[str, ...] = setting("scores", BACKGROUND, "whole prompts that stand for none of the words",
                                           type=str, nargs="+", metavar="TEXT")
     smooth: int = setting("scores", 3, "keyframes of a tube that a score is the mean of, odd; 1 is off")
@@ -192,8 +195,8 @@ class Words:
         self.short_side = settings.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)
         stage = record.get("stage")
         self.note = None if stage == "finetune" else (
-            f"{'a model of stage ' + stage if stage else 'the original ViCLIP'}, not finetuned on actions of people: "
-            "its scores rank, but separate less; train_finetune.py makes a better one")
+            f"{'a model of stage ' + stage if stage else 'the original ViCLIP'}, not finetuned on actions "
+            "of people: its scores rank, but separate less; train_finetune.py makes a better one")
 
         prompt = record.get("prompt", ovstad.PROMPT)
         prompts = [[prompt.replace("{}", phrase) for phrase in phrasings] for phrasings in actions.values()]
@@ -295,7 +298,9 @@ def timed(busy: Counter, stage: str):
 
 
 def scaled(source: Source, short_side: int, patch: int) -> Iterator[tuple[float, av.VideoFrame, np.ndarray, bool]]:
-    """(time, frame of `LARGEST` at most, the frame for the encoder (h, w, 3) uint8, whether a scene begins there)."""
+    """(time, frame of `LARGEST` at most, the frame for the encoder (h, w, 3) uint8,
+    whether a scene begins there).
+    """
     reformatter, size, grey, usual = VideoReformatter(), None, None, None
     for time, frame in source:
         size = size or scaled_size(frame.width, frame.height, short_side, patch)
@@ -318,7 +323,8 @@ def read(source: Source, times: Iterator[float], words: Words, busy: Counter) ->
     """
     T, stride = words.frames, words.stride
     before, after = T // 2 * stride, max((T - 1 - T // 2) * stride, 1)
-    window = deque(maxlen=before + 1 + after)                # of `scaled`; the frame in place `before` is given out
+    # of `scaled`; the frame in place `before` is given out
+    window = deque(maxlen=before + 1 + after)
     keyframe = next(times, inf)
     shots, past = scaled(source, words.short_side, words.model.patch), 0
     while past < after:
@@ -361,18 +367,22 @@ def read_people(path, videos: list[str], min_score: float) -> list[dict[float, n
     """
     lines, (names,), numbers = csv_columns(path, (8,), (0,), (1,), "video,keyframe,x1,y1,x2,y2,,score")
     for i in np.flatnonzero(numbers[:, 0] < 0)[:1]:
-        raise ValueError(f"{path}:{lines[i]}: keyframe {numbers[i, 0]:g}; expected seconds after the first frame, 0 or more")
+        raise ValueError(f"{path}:{lines[i]}: keyframe {numbers[i, 0]:g}; expected seconds after the first "
+                         "frame, 0 or more")
     known, place = places(names)
     nobody = np.zeros((len(place), 4)), np.full(len(place), -1)
-    found = read_proposals(path, make_annotations(known, [], place, numbers[:, 0], *nobody, unit="second"), min_score)
+    table = make_annotations(known, [], place, numbers[:, 0], *nobody, unit="second")
+    found = read_proposals(path, table, min_score)
     result = []
     for video in videos:
         name = next((name for name in (video, Path(video).name, Path(video).stem) if name in known), None)
         mine = found.video == (known.index(name) if name else -1)
-        result.append({t: found.box[mine & (found.keyframe == t)] for t in np.unique(found.keyframe[mine]).tolist()})
+        result.append({t: found.box[mine & (found.keyframe == t)]
+                       for t in np.unique(found.keyframe[mine]).tolist()})
     if not any(result):
-        raise ValueError(f"{path}: has no box of {', '.join(videos[:3])} of --person-score {min_score:g}; it names "
-                         f"{', '.join(known[:3])}. Write the video's path or file name in the first column")
+        raise ValueError(f"{path}: has no box of {', '.join(videos[:3])} of --person-score {min_score:g}; "
+                         f"it names {', '.join(known[:3])}. Write the video's path or file name "
+                         "in the first column")
     return result
 
 
@@ -433,7 +443,10 @@ class Tracker:
             tube.scores.append(scores[b])
 
     def cut(self, time: float) -> None:
-        """A new scene begins, or the video ends: nobody before goes on, and who was just there stays until then."""
+        """A new scene begins, or the video ends.
+
+        Nobody before goes on, and who was just there stays until then.
+        """
         self.scene = time
         for tube in self.tubes:
             if not tube.is_over and time - tube.times[-1] <= 2 * self.hold:
@@ -462,7 +475,8 @@ class Tracker:
         for tube in self.tubes:
             while tube.released < len(tube.times) and tube.times[tube.released] < final:
                 time, scores = tube.times[tube.released], self.smoothed(tube, tube.released)
-                detections.append(Detection(self.video, time, tube.track, tuple(tube.boxes[tube.released].tolist()),
+                detections.append(Detection(self.video, time, tube.track,
+                                            tuple(tube.boxes[tube.released].tolist()),
                                             dict(zip(self.names, scores.tolist()))))
                 for c, score in enumerate(scores.tolist()):
                     if score >= self.settings.threshold:
@@ -474,7 +488,8 @@ class Tracker:
             if tube.until <= final:
                 spans += [self.end_span(tube, c)._replace(end=tube.until) for c in list(tube.spans)]
                 tracks.append((tube.track, tube.since, tube.until))
-            past = max(tube.released - 1 - self.reach, 0)        # what neither smoothing nor drawing asks for again
+            # what neither smoothing nor drawing asks for again
+            past = max(tube.released - 1 - self.reach, 0)
             for kept in (tube.times, tube.boxes, tube.scores):
                 del kept[:past]
             tube.released -= past
@@ -507,7 +522,8 @@ def look(batch: list[Frame], words: Words, people, busy: Counter) -> dict[float,
             if isinstance(people, dict):
                 boxes = [people[time] for time, _ in some]
             else:
-                rgb = [upright_rgb(p, p.width, p.height, reformatter) for p in (frame.picture for _, frame in some)]
+                rgb = [upright_rgb(p, p.width, p.height, reformatter)
+                       for p in (frame.picture for _, frame in some)]
                 seen = detect_humans.detect_frames(people, rgb)
                 boxes = [boxes[scores >= words.settings.person_score] for boxes, scores in seen]
         occupied = [(time, frame.clip, own) for (time, frame), own in zip(some, boxes) if len(own)]
@@ -528,7 +544,8 @@ def analyse(source: Source, words: Words, people, busy: Counter, stop: threading
     every = words.settings.every
     times = sorted(people) if isinstance(people, dict) else None
     between = np.diff(times) if times and len(times) > 1 else np.array([every])              # keyframes, seconds
-    tracker = Tracker(source.name, words.names, words.settings, min(every, between.min()) / 2, float(np.median(between)))
+    hold, spacing = min(every, between.min()) / 2, float(np.median(between))
+    tracker = Tracker(source.name, words.names, words.settings, hold, spacing)
     frames = read(source, iter(times) if times is not None else (i * every for i in count()), words, busy)
     waiting, end = deque(), 0.0                                  # frames whose boxes are not final
 
@@ -601,7 +618,8 @@ def draw_people(rgb: np.ndarray, people: list[Seen], names: list[str], settings:
     font, line = ImageFont.load_default(size), round(size * 1.25)
 
     legend = f"{settings.score} >= {settings.threshold:g}: {' · '.join(names)}"
-    legend = textwrap.shorten(legend, max(int(len(legend) * W / font.getlength(legend)) - 2, 8), placeholder=" ...")
+    fitting = max(int(len(legend) * W / font.getlength(legend)) - 2, 8)
+    legend = textwrap.shorten(legend, fitting, placeholder=" ...")
     canvas.rectangle((0, H - line, font.getlength(legend) + size / 2, H), fill="black")
     canvas.text((size / 4, H - line), legend, "white", font)
     for track, box, _ in people:
@@ -691,7 +709,8 @@ class Film:
             if not container.streams.audio or not container.streams.audio[0].codec_context.sample_rate:
                 return
             encoder = self.container.add_stream("aac", rate=48_000, layout="stereo")
-            for frame in chain(decoded(container, container.streams.audio[0]), [None]):      # None: the last packets
+            # None: the last packets
+            for frame in chain(decoded(container, container.streams.audio[0]), [None]):
                 if frame is not None:                            # the first frame of the picture is at 0
                     frame.pts = (frame.pts or 0) - round(self.source.start / frame.time_base)
                 for packet in encoder.encode(frame) if frame is None or frame.pts >= 0 else []:
@@ -751,18 +770,22 @@ class Results:
 
 
 def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people, stop: threading.Event) -> None:
-    """Everything about one video, in files that begin with `stem`; prints a summary. people, stop: as for `analyse`."""
+    """Everything about one video, in files that begin with `stem`; prints a summary.
+
+    people, stop: as for `analyse`.
+    """
     source, busy, began = Source(video, words.settings), Counter(), perf_counter()
     path, done, film, end = Path(f"{stem}.mp4"), Path(f"{stem}.done"), None, 0.0
     if path.resolve() == Path(video).resolve():
         raise ValueError(f"--out {args.out}: {path.name} there is the video itself; choose another folder")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for old in (done, path, Path(f"{stem}.json"), Path(f"{stem}_timeline.png")):         # of a run with other flags
+    # of a run with other flags
+    for old in (done, path, Path(f"{stem}.json"), Path(f"{stem}_timeline.png")):
         old.unlink(missing_ok=True)
     results = Results(stem, source, words, args.json)
     shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-    bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, disable=None if engine.is_main() else True, dynamic_ncols=True,
-               bar_format=shape if source.duration else None)
+    bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, dynamic_ncols=True,
+               disable=None if engine.is_main() else True, bar_format=shape if source.duration else None)
     try:
         with closing(in_thread(analyse(source, words, people, busy, stop), ahead=1)) as chunks:
             for chunk in chunks:
@@ -792,23 +815,25 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
         print(f"  person {track:<4} {start:6.1f} - {until:6.1f} s  {said or 'none of these'}")
     if not results.tracks:
         print("  nobody was found: no person above --person-score on any keyframe"
-              + (f"; those of the proposals begin at {min(people):g} s" if isinstance(people, dict) and people else ""))
+              + (f"; those of the proposals begin at {min(people):g} s"
+                 if isinstance(people, dict) and people else ""))
     print(f"  written: {stem}.*, {stem}_spans.csv, {stem}_timeline.png")
     if is_short:
-        raise ValueError(f"{video}: says it lasts {source.duration:.1f} s, but its frames end at {end:.1f} s; it may be cut short. "
-                         "What could be read is written")
+        raise ValueError(f"{video}: says it lasts {source.duration:.1f} s, but its frames end at {end:.1f} s; "
+                         "it may be cut short. What could be read is written")
 
 
 def asked_for(args: argparse.Namespace) -> str:
-    """What a video's results depend on, for --skip-existing: all flags but those that choose videos and machines."""
+    """What a video's results depend on: all flags but those that choose videos and machines."""
     free = ("videos", "out", "skip_existing", "device", "batch_size", "actions", "actions_file")
-    return json.dumps({name: value for name, value in sorted(vars(args).items()) if name not in free}, default=str) + "\n"
+    flags = {name: value for name, value in sorted(vars(args).items()) if name not in free}
+    return json.dumps(flags, default=str) + "\n"
 
 
 # ---------------------------------------------------------------- the command
 
 def find_videos(patterns: list[str]) -> dict[str, str]:
-    """{video: name of its files}: the stem, or where those of two would meet the whole path; globs are expanded."""
+    """{video: name of its files}: the stem, or the whole path where two would meet; globs are expanded."""
     videos = []
     for pattern in patterns:
         videos += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True)) or [pattern]
@@ -821,15 +846,18 @@ def find_videos(patterns: list[str]) -> dict[str, str]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders of numbered frames, globs, or the "
-                        "address of a stream or camera (rtsp://..., /dev/video0)")
-    groups = {name: parser.add_argument_group(name) for name in ("words", "model", "people", "scores", "output", "run")}
+    parser.add_argument("videos", nargs="+", metavar="VIDEO",
+                        help="files, folders of numbered frames, globs, or the address of a stream "
+                             "or camera (rtsp://..., /dev/video0)")
+    groups = {name: parser.add_argument_group(name)
+              for name in ("words", "model", "people", "scores", "output", "run")}
     add = groups["words"].add_argument
     add("--actions", nargs="+", metavar="WORD",
         help="what to look for, in any words; 'wave: waving a hand | hand wave' averages phrasings")
     add("--actions-file", metavar="FILE", help="the same, one a line; # begins a comment line")
-    groups["model"].add_argument("--ckpt", default="ViT-B/16", help="a checkpoint of train_finetune.py (best) or "
-                                 "train_align.py, or ViCLIP's official weights: a file, a Hub id, an architecture's name")
+    groups["model"].add_argument("--ckpt", default="ViT-B/16",
+                                 help="a checkpoint of train_finetune.py (best) or train_align.py, or "
+                                      "ViCLIP's official weights: a file, a Hub id, an architecture's name")
     add = groups["people"].add_argument
     add("--detector", default=detect_humans.DEFAULT, choices=list(detect_humans.RECIPES), metavar="NAME",
         help=f"of people: {', '.join(detect_humans.RECIPES)}")
@@ -840,7 +868,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", default="runs/actions", help="folder")
     add("--json", action="store_true", help="all of it in one JSON file, too")
     add("--no-video", action="store_true", help="only tables and the timeline: faster")
-    add("--skip-existing", action="store_true", help="leave out videos that are complete under --out, by the same flags")
+    add("--skip-existing", action="store_true",
+        help="leave out videos that are complete under --out, by the same flags")
     groups["run"].add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
     for one in fields(Settings):
         groups[one.metadata["group"]].add_argument(f"--{one.name.replace('_', '-')}", **one.metadata["flag"])
@@ -856,7 +885,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that what is being written is finished; the second time, at once."""
+    """An event that Ctrl-C or SIGTERM sets, so that what is being written is finished;
+    the second time, at once.
+    """
     stop = threading.Event()
 
     def handle(number, _) -> None:
@@ -898,7 +929,8 @@ def main(argv: list[str] | None = None) -> int:
                         raise
                     broken.append(video)
                     print(f"error: {' '.join(str(error).split())}; going on with the next video", file=sys.stderr)
-    broken = sum(process.gather(broken), [])         # torchrun stops everyone when one ends with an error: wait for all
+    # torchrun stops everyone when one ends with an error: wait for all
+    broken = sum(process.gather(broken), [])
     if broken and process.is_main:
         print(f"{len(broken)} of {len(names)} videos could not be read: {', '.join(broken)}", file=sys.stderr)
     return 130 if stop.is_set() else int(bool(broken))

@@ -52,8 +52,9 @@ def toy_detector(classes: int, channels: int = 64) -> FCOS:
     def layer(enter: int, leave: int, stride: int) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(enter, leave, 3, stride, 1, bias=False), nn.GroupNorm(8, leave), nn.ReLU())
 
+    # one cell for 8 x 8 pixels
     backbone = nn.Sequential(layer(3, 16, 2), layer(16, 32, 2), layer(32, channels, 2),
-                             layer(channels, channels, 1), layer(channels, channels, 1))      # one cell for 8 x 8 pixels
+                             layer(channels, channels, 1), layer(channels, channels, 1))
     backbone.out_channels = channels
     head = FCOSHead(channels, 1, classes, num_convs=1)
     # a side's distance goes through a ReLU: begun at 0 it may die there, begun at one cell it learns
@@ -77,7 +78,8 @@ def new_detector(name: str, classes: int) -> nn.Module:
 
 def coco_weights(name: str) -> dict[str, Tensor]:
     if name == "toy":
-        raise ValueError("the toy detector has no COCO weights; give --detector-weights FILE, of a finetuning from 'random'")
+        raise ValueError("the toy detector has no COCO weights; give --detector-weights FILE, "
+                         "of a finetuning from 'random'")
     entry = torchvision.models.get_model_weights(name).DEFAULT
     try:
         return entry.get_state_dict(progress=True, check_hash=True)
@@ -111,23 +113,28 @@ def build_detector(name: str = DEFAULT, weights: str | None = None, device="cpu"
 
 def load(detector: nn.Module, state: dict[str, Tensor], path: str) -> nn.Module:
     try:
-        detector.load_state_dict(state)                      # torchvision renames what its older files call otherwise
+        # torchvision renames what its older files call otherwise
+        detector.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split("\n", 1)[-1].split())[:200]
-        raise ValueError(f"{path}: not the weights of {detector.name} with {detector.classes} classes; name theirs by "
-                         f"--detector ({reason} ...)") from None
+        raise ValueError(f"{path}: not the weights of {detector.name} with {detector.classes} classes; "
+                         f"name theirs by --detector ({reason} ...)") from None
     return detector
 
 
 def compute_in_bfloat16(detector: nn.Module, device_type: str) -> None:
-    """The networks of a detector compute in bfloat16; anchors and boxes stay float32, as bfloat16 is off by pixels."""
+    """The networks of a detector compute in bfloat16.
+
+    Anchors and boxes stay float32, as bfloat16 is off by pixels.
+    """
     def as_float(value):
         if isinstance(value, dict):
             return {name: as_float(item) for name, item in value.items()}
         return value.float() if isinstance(value, Tensor) else [as_float(item) for item in value]
 
     two_stages = hasattr(detector, "roi_heads")
-    for part in ([detector.backbone, detector.rpn.head, detector.roi_heads.box_head, detector.roi_heads.box_predictor]
+    for part in ([detector.backbone, detector.rpn.head,
+                  detector.roi_heads.box_head, detector.roi_heads.box_predictor]
                  if two_stages else [detector.backbone, detector.head]):
         part.forward = torch.autocast(device_type, torch.bfloat16)(part.forward)
         part.register_forward_hook(lambda module, inputs, output: as_float(output))
@@ -203,12 +210,14 @@ def share(batches: list, process: engine.Process) -> list:
 
 
 def people_on(table: Annotations, batches: list[list[int]], detector: nn.Module, workers: int):
-    """For each batch of keyframes [[place, boxes, scores], ...] of those that can be read, and reasons for the others.
+    """For each batch of keyframes [[place, boxes, scores], ...] of those that can be read,
+    and reasons for the others.
 
     One reader, beside the detector where workers > 0, goes through each video and decodes each frame once.
     """
     clips = data.ClipDataset(table, frames=1, stride=1, short_side=None, patch=1)
-    loader = torch.utils.data.DataLoader(clips, batch_sampler=batches, collate_fn=data.collate, num_workers=min(workers, 1))
+    loader = torch.utils.data.DataLoader(clips, batch_sampler=batches, collate_fn=data.collate,
+                                         num_workers=min(workers, 1))
     for sizes in loader:                                     # frames of one size form a batch of their own
         found = []
         for batch in sizes:
@@ -246,7 +255,10 @@ def open_part(path: Path, settings: dict, resume: bool):
 
 
 def detect(args: argparse.Namespace) -> Path:
-    """Write the proposals CSV and return its path. Processes write part files, which the first one joins in order."""
+    """Write the proposals CSV and return its path.
+
+    Processes write part files, which the first one joins in order.
+    """
     process = engine.start_process(args.device)
     out = Path(args.out)
     if out.exists():
@@ -264,16 +276,18 @@ def detect(args: argparse.Namespace) -> Path:
         left_out = [f"{video}: not on disk" for video, file in zip(table.videos, table.files) if not file]
         table = table.on_disk()
     batches = keyframe_batches(table, args.batch_size)
-    torch.manual_seed(args.seed)                             # of random weights: alike in all processes, and after a kill
+    # of random weights: alike in all processes, and after a kill
+    torch.manual_seed(args.seed)
     detector = build_detector(args.detector, args.detector_weights, process.device, args.amp)
 
     mine = share(batches, process)
     settings = engine.plain(args) | {"processes": process.world, "keyframes": sum(map(len, batches))}
     file, done = open_part(out.with_name(f"{out.name}.{process.rank}.part"), settings, args.resume)
-    with file, tqdm(total=sum(map(len, mine)), initial=sum(map(len, mine[:done])), unit="frame", dynamic_ncols=True,
-                    disable=None if process.is_main else True) as bar:
+    with file, tqdm(total=sum(map(len, mine)), initial=sum(map(len, mine[:done])), unit="frame",
+                    dynamic_ncols=True, disable=None if process.is_main else True) as bar:
         for batch, (found, bad) in zip(mine[done:], people_on(table, mine[done:], detector, args.workers)):
-            line = {"people": [[place, boxes.tolist(), scores.tolist()] for place, boxes, scores in found], "bad": bad}
+            line = {"people": [[place, boxes.tolist(), scores.tolist()] for place, boxes, scores in found],
+                    "bad": bad}
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             bar.update(len(batch))
@@ -285,11 +299,13 @@ def detect(args: argparse.Namespace) -> Path:
     return out
 
 
-def join_parts(parts: list[Path], out: Path, table: Annotations, batches: list[list[int]], left_out: list[str]) -> None:
+def join_parts(parts: list[Path], out: Path, table: Annotations, batches: list[list[int]],
+               left_out: list[str]) -> None:
     """Write the CSV from the part files in their order, remove them, and say what was found and what was not."""
     lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()[1:]]
     found = [people for line in lines for people in line["people"]]
-    unread: dict[int, str] = {}                              # video -> why its first frame that is missing is missing
+    # video -> why its first frame that is missing is missing
+    unread: dict[int, str] = {}
     video = table.video[table.keyframe_starts()[:-1]]
     for batch, line in zip(batches, lines):
         if line["bad"]:
@@ -302,7 +318,8 @@ def join_parts(parts: list[Path], out: Path, table: Annotations, batches: list[l
         part.unlink()
 
     seen = np.unique(video[[place for place, *_ in found]])
-    print(f"{out}: {len(proposals.video)} boxes of score {LOW_SCORE} and more on {len(found)} keyframes of {len(seen)} videos")
+    print(f"{out}: {len(proposals.video)} boxes of score {LOW_SCORE} and more "
+          f"on {len(found)} keyframes of {len(seen)} videos")
     print_some("nobody found in {} videos", [table.videos[v] for v in np.setdiff1d(seen, proposals.video)])
     print_some("left out {} videos", left_out)
     print_some(f"left out {sum(map(len, batches)) - len(found)} keyframes of {{}} videos", [*unread.values()])
@@ -382,7 +399,8 @@ def one_class(detector: nn.Module) -> nn.Module:
         if name.startswith("roi_heads.box_predictor.bbox_pred"):               # four rows for each class
             state[name] = tensor.unflatten(0, (COCO_CLASSES, 4))[:PERSON + 1].flatten(0, 1)
         elif name.startswith(("roi_heads.box_predictor.cls_score", "head.classification_head.cls_logits")):
-            state[name] = tensor.unflatten(0, (-1, COCO_CLASSES))[:, :PERSON + 1].flatten(0, 1)      # anchor by anchor
+            # anchor by anchor
+            state[name] = tensor.unflatten(0, (-1, COCO_CLASSES))[:, :PERSON + 1].flatten(0, 1)
     return load(new_detector(detector.name, classes=2), state, "COCO weights")
 
 
@@ -442,8 +460,8 @@ def train(args: argparse.Namespace) -> Path:
                 with open(meter.log, "a") as file:
                     file.write(json.dumps(line) + "\n")
             engine.save_checkpoint(out / "last.pt", {
-                "model": detector.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "stage": "humans",
-                "arch": detector.name, "args": engine.plain(args)})
+                "model": detector.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
+                "stage": "humans", "arch": detector.name, "args": engine.plain(args)})
 
     # the loop
     loader = engine.training_loader(dataset, args, process, start, as_batch)
@@ -454,7 +472,8 @@ def train(args: argparse.Namespace) -> Path:
         for group in optimizer.param_groups:
             group["lr"] = engine.learning_rate(step - 1, args.lr, args.warmup, args.iterations)
         optimizer.zero_grad()
-        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))      # Faster R-CNN samples boxes
+        # Faster R-CNN samples boxes
+        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))
         images = [item["image"].to(process.device).float() / 255 for item in items]
         targets = [{"boxes": item["boxes"].to(image) * image.new_tensor(image.shape[:0:-1] * 2),
                     "labels": torch.full((len(item["boxes"]),), PERSON, device=process.device)}
@@ -463,7 +482,8 @@ def train(args: argparse.Namespace) -> Path:
         (loss * process.world).backward()                    # DDP takes the mean over processes
         optimizer.step()
 
-        meter.update(step, loss, args.batch_size, [item["name"] for item in items], lr=optimizer.param_groups[0]["lr"])
+        meter.update(step, loss, args.batch_size, [item["name"] for item in items],
+                     lr=optimizer.param_groups[0]["lr"])
         if step % args.save_every == 0 and step < args.iterations:
             meter.settle()
             save(step)
@@ -479,22 +499,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("videos", nargs="*", help="video files or folders of frames, in place of a dataset")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between the keyframes of plain videos")
     data.add_dataset_flags(parser)
-    parser.add_argument("--split", default="test", help="of the dataset, to detect or measure on; finetuning takes train "
-                                                        "and validates on test")
+    parser.add_argument("--split", default="test",
+                        help="of the dataset, to detect or measure on; finetuning takes train "
+                             "and validates on test")
     group = parser.add_argument_group("detector")
     group.add_argument("--detector", choices=list(RECIPES), default=DEFAULT, help="of torchvision; "
                        "fasterrcnn_mobilenet_v3_large_320_fpn for a laptop, toy for the toy world")
-    group.add_argument("--detector-weights", metavar="FILE", help="torchvision's COCO weights of that detector (by default "
-                       "downloaded once), a checkpoint of --finetune, or 'random'")
+    group.add_argument("--detector-weights", metavar="FILE",
+                       help="torchvision's COCO weights of that detector (by default downloaded once), "
+                            "a checkpoint of --finetune, or 'random'")
     group = parser.add_argument_group("what to do, if not detect")
-    group.add_argument("--finetune", action="store_true", help="train on the dataset's people, and write OUT/last.pt")
-    group.add_argument("--validate", type=int, default=1000, help="keyframes of the test split to measure box AP on at each "
-                                                                  "checkpoint; 0, and with --csv: none")
+    group.add_argument("--finetune", action="store_true",
+                       help="train on the dataset's people, and write OUT/last.pt")
+    group.add_argument("--validate", type=int, default=1000,
+                       help="keyframes of the test split to measure box AP on at each checkpoint; "
+                            "0, and with --csv: none")
     group.add_argument("--measure", metavar="CSV", help="measure these proposals against the dataset's boxes")
     engine.add_optimisation_flags(parser, batch_size=16, iterations=10_000, lr=None, weight_decay=1e-4)
     parser.set_defaults(optimizer=None)
     engine.add_run_flags(parser)
-    parser.add_argument("--out", help="the CSV (default: proposals.csv); of finetuning the folder (default: runs/humans)")
+    parser.add_argument("--out",
+                        help="the CSV (default: proposals.csv); of finetuning the folder "
+                             "(default: runs/humans)")
     args = parser.parse_args(argv)
     if args.videos and (args.finetune or args.measure):
         purpose = "finetune" if args.finetune else "measure"
@@ -509,7 +535,8 @@ def main() -> None:
         path = train(args)
         if engine.is_main():
             print(f"the detector is finetuned: {path}\n"
-                  f"next: python detect_humans.py --dataset {args.dataset} --detector-weights {path} --out proposals.csv")
+                  f"next: python detect_humans.py --dataset {args.dataset} "
+                  f"--detector-weights {path} --out proposals.csv")
     elif args.measure:
         table = data.read_dataset(**vars(args))
         print_measures(measure(table, data.read_proposals(args.measure, table)))

@@ -35,8 +35,8 @@ def cli(main) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
     except torch.OutOfMemoryError as error:
-        print(f"error: out of GPU memory: {str(error).split('. ')[0]}; give a smaller --batch-size or, in training, --accumulate, "
-              "--gradient-checkpointing or --amp", file=sys.stderr)
+        print(f"error: out of GPU memory: {str(error).split('. ')[0]}; give a smaller --batch-size or, "
+              "in training, --accumulate, --gradient-checkpointing or --amp", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         status = 130
@@ -57,39 +57,49 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """--help shows the file's docstring as it is written, and every default that is a value."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        return (action.help if action.default is None or action.default is False
+                else super()._get_help_string(action))
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that mean the same in every script that runs the model."""
     group = parser.add_argument_group("run")
     group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
-    group.add_argument("--amp", action="store_true", help="compute in bfloat16 where it is safe; weights stay float32")
-    group.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="loader processes for each process")
+    group.add_argument("--amp", action="store_true",
+                       help="compute in bfloat16 where it is safe; weights stay float32")
+    group.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1),
+                       help="loader processes for each process")
     group.add_argument("--seed", type=int, default=0, help="of data order, augmentation and initialisation")
 
 
-def add_training_flags(parser: argparse.ArgumentParser, batch_size=None, iterations=None, lr=None, stride=None) -> None:
+def add_training_flags(parser: argparse.ArgumentParser,
+                       batch_size=None, iterations=None, lr=None, stride=None) -> None:
     """The recipe of Section 4.1; both training scripts have it, each with its own numbers (None: set later)."""
     group = parser.add_argument_group("model")
     group.add_argument("--weights", default="ViT-B/16",
-                       help="ViT-B/16 or ViT-L/14 (ViCLIP's official weights, from the Hub), any Hub id, an official "
-                            ".pth or .safetensors, a checkpoint of ours, or 'random' with --arch")
+                       help="ViT-B/16 or ViT-L/14 (ViCLIP's official weights, from the Hub), any Hub id, an "
+                            "official .pth or .safetensors, a checkpoint of ours, or 'random' with --arch")
     group.add_argument("--arch", choices=list(ovstad.ARCHS), help="only with --weights random")
-    group.add_argument("--beta", type=float, default=ovstad.BETA, help="fusion ratio, Eq. 2: 1 is region only, 0 global only")
+    group.add_argument("--beta", type=float, default=ovstad.BETA,
+                       help="fusion ratio, Eq. 2: 1 is region only, 0 global only")
     group.add_argument("--gamma", type=float, default=2.0, help="focal exponent, Eq. 4 and 6")
-    group.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
+    group.add_argument("--gradient-checkpointing", action="store_true",
+                       help="less memory, about a third more time")
 
     group = parser.add_argument_group("clips")
     group.add_argument("--frames", type=positive, help="T; by default what the weights were trained with (8)")
-    group.add_argument("--stride", type=positive, default=stride, help="frames from one of a clip to the next; the paper has 1 for "
-                       "UCF-JHMDB and 8 for OV-AVA")
-    group.add_argument("--crop", type=positive, help="training crop in pixels; by default the pretraining size (224)")
+    group.add_argument("--stride", type=positive, default=stride,
+                       help="frames from one of a clip to the next; the paper has 1 for UCF-JHMDB "
+                            "and 8 for OV-AVA")
+    group.add_argument("--crop", type=positive,
+                       help="training crop in pixels; by default the pretraining size (224)")
     group.add_argument("--scale", type=int, nargs=2, metavar=("MIN", "MAX"),
                        help="range of the random short side; by default 8/7 to 10/7 of the crop (256 320)")
-    group.add_argument("--short-side", type=positive, help="of frames at test; remembered by the checkpoint, by default 8/7 "
-                                                      "of the crop (256)")
-    group.add_argument("--accumulate", type=positive, default=1, help="split each process's share of a batch into this many parts")
+    group.add_argument("--short-side", type=positive,
+                       help="of frames at test; remembered by the checkpoint, "
+                            "by default 8/7 of the crop (256)")
+    group.add_argument("--accumulate", type=positive, default=1,
+                       help="split each process's share of a batch into this many parts")
     add_optimisation_flags(parser, batch_size, iterations, lr, weight_decay=1e-7)
     add_run_flags(parser)
     parser.add_argument_group("output").add_argument("--out", help="folder of checkpoints and log")
@@ -101,16 +111,19 @@ def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, ite
     group = parser.add_argument_group("optimisation")
     group.add_argument("--batch-size", type=positive, default=batch_size, help="clips a step, over all processes")
     group.add_argument("--iterations", type=positive, default=iterations, help="optimiser steps")
-    group.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for models as small as the toy")
+    group.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd",
+                       help="adamw for models as small as the toy")
     group.add_argument("--lr", type=float, default=lr, help="base learning rate")
-    group.add_argument("--warmup", type=int, default=warmup, help="steps of linear warm-up, before a cosine to 0 (not in the paper); "
-                       "fewer than --iterations")
+    group.add_argument("--warmup", type=int, default=warmup,
+                       help="steps of linear warm-up, before a cosine to 0 (not in the paper); "
+                            "fewer than --iterations")
     group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
     group.add_argument("--weight-decay", type=float, default=weight_decay, help="of both optimisers")
 
     group = parser.add_argument_group("files")
-    group.add_argument("--resume", action="store_true", help="go on from OUT/last.pt if there is one; same result as "
-                       "uninterrupted (on a GPU but for the order of its sums)")
+    group.add_argument("--resume", action="store_true",
+                       help="go on from OUT/last.pt if there is one; same result as uninterrupted "
+                            "(on a GPU but for the order of its sums)")
     group.add_argument("--save-every", type=positive, default=1000, help="steps between checkpoints")
     group.add_argument("--log-every", type=positive, default=20, help="steps between lines of OUT/log.jsonl")
 
@@ -165,8 +178,8 @@ def start_process(device: str | None = None) -> Process:
         if device.index is None:                             # plain "cuda": to each process of a machine its own
             device = torch.device("cuda", local_rank)
         if device.index >= torch.cuda.device_count():
-            raise ValueError(f"{device}: only {torch.cuda.device_count()} GPUs are visible here; start no more processes than "
-                             "that (--nproc_per_node), or give --device cpu")
+            raise ValueError(f"{device}: only {torch.cuda.device_count()} GPUs are visible here; "
+                             "start no more processes than that (--nproc_per_node), or give --device cpu")
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if "RANK" not in os.environ:
@@ -174,7 +187,8 @@ def start_process(device: str | None = None) -> Process:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     # processes that finish early may wait long for the last one
-    return Process(dist.get_rank(), dist.get_world_size(), device, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
+    patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    return Process(dist.get_rank(), dist.get_world_size(), device, patient)
 
 
 # ---------------------------------------------------------------- model and checkpoint
@@ -185,7 +199,8 @@ def model_for(args: argparse.Namespace) -> ovstad.ViCLIP:
     Fills in the flags whose default depends on the model: frames, crop, scale, short side.
     """
     if args.arch and args.weights != "random":
-        raise ValueError(f"--arch {args.arch}: weights tell their own size; give --weights {args.arch}, or --weights random")
+        raise ValueError(f"--arch {args.arch}: weights tell their own size; "
+                         f"give --weights {args.arch}, or --weights random")
     if args.weights == "random":
         torch.manual_seed(args.seed)
         model, record = ovstad.build_model(args.arch or "ViT-B/16"), {}
@@ -206,7 +221,8 @@ def make_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.op
     """SGD as Section 4.1 has it, or AdamW, over the parameters that are trained."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if args.optimizer == "sgd":
-        return torch.optim.SGD(parameters, args.lr, momentum=args.momentum, weight_decay=args.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, args.lr, momentum=args.momentum,
+                               weight_decay=args.weight_decay, fused=True)
     # a short memory of squared gradients: the first steps, whose logits are all far too high, have huge ones
     return torch.optim.AdamW(parameters, args.lr, betas=(0.9, 0.95), weight_decay=args.weight_decay, fused=True)
 
@@ -221,10 +237,12 @@ def learning_rate(step: int, base: float, warmup: int, iterations: int) -> float
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
     """Write a checkpoint so that, killed at any moment, the old file or the new one stands there whole."""
     if not all(tensor.isfinite().all() for tensor in checkpoint.get("model", {}).values()):
-        raise ValueError(f"{path}: not written, as the weights are not finite after step {checkpoint['step']}; what stands there is "
-                         "sound. Try a lower --lr or a longer --warmup")
+        raise ValueError(f"{path}: not written, as the weights are not finite "
+                         f"after step {checkpoint['step']}; what stands there is sound. "
+                         "Try a lower --lr or a longer --warmup")
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:                      # a file of ours: a full disk is an OSError, with its reason
+    # a file of ours: a full disk is an OSError, with its reason
+    with open(temporary, "wb") as file:
         torch.save(checkpoint, file)
     os.replace(temporary, path)
 
@@ -235,7 +253,8 @@ def plain(args: argparse.Namespace) -> dict:
 
 
 # these flags may differ between the parts of an interrupted run: they do not change its result
-FREE_TO_CHANGE = {"device", "workers", "resume", "save_every", "log_every", "out", "accumulate", "gradient_checkpointing"}
+FREE_TO_CHANGE = {"device", "workers", "resume", "save_every", "log_every", "out", "accumulate",
+                  "gradient_checkpointing"}
 
 
 def check_same_run(path: Path, before: dict, now: dict) -> None:
@@ -266,8 +285,8 @@ def check_agreement(process: Process, step: int, dataset) -> None:
     """ValueError if the processes would not train on the same: a machine lacks the checkpoint, or some videos."""
     facts = process.gather((step, len(dataset), len(dataset.texts)))
     if len(set(facts)) > 1:
-        raise ValueError(f"the processes disagree on (step, keyframes, texts): {sorted(set(facts))}; every machine needs the same "
-                         "--out and the same videos")
+        raise ValueError(f"the processes disagree on (step, keyframes, texts): {sorted(set(facts))}; "
+                         "every machine needs the same --out and the same videos")
 
 
 # ---------------------------------------------------------------- the training loop's surroundings
@@ -280,9 +299,11 @@ def wrap(model: torch.nn.Module, process: Process) -> torch.nn.Module:
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
-def training_loader(dataset: torch.utils.data.Dataset, args: argparse.Namespace, process: Process, start: int, collate=collate):
+def training_loader(dataset: torch.utils.data.Dataset, args: argparse.Namespace, process: Process,
+                    start: int, collate=collate):
     """Batches of this process, from step `start` on."""
-    sampler = GlobalBatches(len(dataset), args.batch_size, args.iterations, args.seed, start, process.rank, process.world)
+    sampler = GlobalBatches(len(dataset), args.batch_size, args.iterations, args.seed, start,
+                            process.rank, process.world)
     return torch.utils.data.DataLoader(
         dataset, batch_sampler=sampler, collate_fn=collate, num_workers=args.workers,
         pin_memory=process.device.type == "cuda", prefetch_factor=4 if args.workers else None)
@@ -299,7 +320,8 @@ def parts(batch: dict, count: int) -> list[dict]:
         clips = slice(cuts[i], cuts[i + 1])
         inside = (batch["labels"][:, 0] >= first_box[i]) & (batch["labels"][:, 0] < first_box[i + 1])
         if cuts[i] < cuts[i + 1]:
-            result.append({"video": batch["video"][clips], "boxes": batch["boxes"][clips], "jitter": batch["jitter"][clips],
+            result.append({"video": batch["video"][clips], "boxes": batch["boxes"][clips],
+                           "jitter": batch["jitter"][clips],
                            "labels": batch["labels"][inside] - torch.tensor([first_box[i], 0])})
     return result
 
@@ -320,8 +342,8 @@ class BadClips:
                 tqdm.write(f"skipped {reason}", file=sys.stderr)
                 self.named.add(reason)
         if self.tried >= self.PATIENCE and self.bad > self.HOPELESS * self.tried:
-            raise ValueError(f"{self.bad} of {self.tried} clips could not be read, the last one being {self.last}; "
-                             "check the paths with: python data.py check")
+            raise ValueError(f"{self.bad} of {self.tried} clips could not be read, "
+                             f"the last one being {self.last}; check the paths with: python data.py check")
 
 
 class Meter:
@@ -332,7 +354,8 @@ class Meter:
 
     def __init__(self, args: argparse.Namespace, process: Process, start: int):
         self.process, self.every, self.log = process, args.log_every, Path(args.out) / "log.jsonl"
-        self.bar = tqdm(total=args.iterations, initial=start, disable=None if process.is_main else True, dynamic_ncols=True)
+        self.bar = tqdm(total=args.iterations, initial=start,
+                        disable=None if process.is_main else True, dynamic_ncols=True)
         self.pending, self.losses, self.waited, self.clips, self.since = None, [], 0.0, 0, time.perf_counter()
         if process.is_main:                                  # steps after the checkpoint will be logged again
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -378,8 +401,8 @@ class Meter:
         loss, local = host.tolist()
         if not math.isfinite(loss):
             clips = sum(self.process.gather([] if math.isfinite(local) else names), [])
-            raise ValueError(f"the loss is {loss} at step {step}, on these clips: {', '.join(clips)}; the last checkpoint is whole. "
-                             "Try a lower --lr or a longer --warmup")
+            raise ValueError(f"the loss is {loss} at step {step}, on these clips: {', '.join(clips)}; "
+                             "the last checkpoint is whole. Try a lower --lr or a longer --warmup")
         self.losses.append(loss)
         if step % self.every == 0:
             self.write(step, values)
@@ -407,7 +430,8 @@ def forward_backward(model: torch.nn.Module, batch: dict, text: Tensor, columns:
                      args: argparse.Namespace, process: Process) -> Tensor:
     """Gradients of the focal loss of the global batch; returns this process's share of that loss.
 
-    text: embeddings (C, D) or tokens (C, L); columns: text id -> its place among the C; boxes: N over all processes.
+    text: embeddings (C, D) or tokens (C, L); columns: text id -> its place among the C;
+    boxes: N over all processes.
     """
     total = torch.zeros((), device=process.device)
     pieces = parts(batch, args.accumulate)
@@ -420,7 +444,8 @@ def forward_backward(model: torch.nn.Module, batch: dict, text: Tensor, columns:
             video = normalise(piece["video"].to(process.device, non_blocking=True), piece["jitter"])
             with torch.autocast(process.device.type, torch.bfloat16, enabled=args.amp):
                 logits = model(video, piece["boxes"], text, args.beta)                    # (N, C)
-            loss = focal_loss(logits, targets.to(process.device, non_blocking=True), args.gamma, boxes=max(boxes, 1))
+            loss = focal_loss(logits, targets.to(process.device, non_blocking=True), args.gamma,
+                              boxes=max(boxes, 1))
             (loss * process.world).backward()                # DDP takes the mean over processes; the loss is a sum
             total += loss.detach()
     return total

@@ -820,7 +820,8 @@ def print_table(result: dict) -> None:
     print(f"keyframes {result['keyframes']}  boxes {result['boxes']}  "
           f"ground truth {sum(entry['gt'] for entry in entries)}  predictions {result['predictions']}")
     if result.get("proposals") is not None:
-        print(f"proposals {result['proposals']}" + ("" if result["min_score"] is None else f"  of score {result['min_score']:g} or more"))
+        print(f"proposals {result['proposals']}"
+              + ("" if result["min_score"] is None else f"  of score {result['min_score']:g} or more"))
     for reason, count in result["left_out"].items():
         if count:
             print(f"left out: {count} predictions {reason}")
@@ -933,12 +934,14 @@ def read_benchmark(args: argparse.Namespace, record: dict, path: str) -> list[Te
     """The test sets of a benchmark; what the flags leave open, the record of the checkpoint at `path` tells."""
     trained = dict(record.get("args", {}))
     if "dataset" not in trained and trained.get("csv") and (Path(trained["csv"]).parent / "test.csv").is_file():
-        trained |= {"dataset": "csv", "data": str(Path(trained["csv"]).parent)}          # aligned on a CSV with a test set beside it
-    benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained.get("dataset"))
+        # aligned on a CSV with a test set beside it
+        trained |= {"dataset": "csv", "data": str(Path(trained["csv"]).parent)}
+    trained_on = trained.get("dataset")
+    benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained_on)
     if benchmark is None:
         raise ValueError(f"{path}: was not finetuned, so it names no benchmark; give --benchmark "
                          f"{'|'.join(BENCHMARKS)}")
-    same = benchmark == {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava"}.get(trained.get("dataset"), trained.get("dataset"))
+    same = benchmark == {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava"}.get(trained_on, trained_on)
     folder = args.data or (trained.get("data") if same else None)
     sets = []
     if benchmark == "ucf-jhmdb":
@@ -959,7 +962,8 @@ def read_benchmark(args: argparse.Namespace, record: dict, path: str) -> list[Te
     min_score = MIN_SCORE[benchmark] if args.score is None else args.score
     result = []
     for i, (name, truth, novel, beside) in enumerate(sets):
-        path = args.proposals[min(i, len(args.proposals) - 1)] if args.proposals else boxes_beside(beside, benchmark)
+        path = (args.proposals[min(i, len(args.proposals) - 1)] if args.proposals
+                else boxes_beside(beside, benchmark))
         if path == "ground-truth":
             proposals, source, threshold = annotated_people(truth), "ground truth", None
         else:
@@ -970,22 +974,27 @@ def read_benchmark(args: argparse.Namespace, record: dict, path: str) -> list[Te
 
 
 def boxes_beside(folder: str, benchmark: str) -> str:
-    """Where a test set's human boxes lie if --proposals does not say: proposals.csv in its folder; AVA's may be LFB's."""
-    names = ["proposals.csv"] + ["annotations/ava_val_predicted_boxes.csv", "ava_val_predicted_boxes.csv"] * (benchmark == "ov-ava")
+    """Where a test set's human boxes lie if --proposals does not say.
+
+    proposals.csv in its folder; AVA's may be LFB's.
+    """
+    lfb = ["annotations/ava_val_predicted_boxes.csv", "ava_val_predicted_boxes.csv"]
+    names = ["proposals.csv"] + lfb * (benchmark == "ov-ava")
     for path in (Path(folder) / name for name in names):
         if path.is_file():
             return str(path)
     if benchmark == "csv":
         return "ground-truth"
-    raise ValueError(f"--proposals is missing, and {Path(folder) / names[0]} is not there: human boxes on the test keyframes, from "
-                     "detect_humans.py or another detector's file; or 'ground-truth', for the annotated people")
+    raise ValueError(f"--proposals is missing, and {Path(folder) / names[0]} is not there: human boxes "
+                     "on the test keyframes, from detect_humans.py or another detector's file; "
+                     "or 'ground-truth', for the annotated people")
 
 
 def annotated_people(truth: Annotations) -> data.Proposals:
     """The distinct annotated boxes of each keyframe, as if a detector had found them all."""
     rows = np.flatnonzero(truth.box.any(axis=1))
-    _, first = np.unique(np.column_stack([keyframe_key(truth, truth.video, truth.keyframe)[rows], truth.box[rows]]),
-                         axis=0, return_index=True)
+    keys = keyframe_key(truth, truth.video, truth.keyframe)[rows]
+    _, first = np.unique(np.column_stack([keys, truth.box[rows]]), axis=0, return_index=True)
     rows = rows[np.sort(first)]
     return data.Proposals(truth.video[rows], truth.keyframe[rows], truth.box[rows].astype(np.float32),
                           np.ones(len(rows), np.float32))
@@ -1028,15 +1037,18 @@ def score_boxes(model: ovstad.ViCLIP, boxes: Annotations, f_text: torch.Tensor, 
     todo = [i for i, path in enumerate(paths) if not path.exists()]
     process.gather(None)                                     # nobody starts before all have looked
     mine = todo[process.rank::process.world]
-    loader = torch.utils.data.DataLoader(ChunksInOrder(clips, [chunks[i] for i in mine], args.batch_size), batch_size=None,
-                                         num_workers=min(args.workers, len(mine)), pin_memory=process.device.type == "cuda")
-    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip", disable=None if process.is_main else True, dynamic_ncols=True)
+    loader = torch.utils.data.DataLoader(
+        ChunksInOrder(clips, [chunks[i] for i in mine], args.batch_size), batch_size=None,
+        num_workers=min(args.workers, len(mine)), pin_memory=process.device.type == "cuda")
+    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip",
+               disable=None if process.is_main else True, dynamic_ncols=True)
     done: dict[int, list[dict]] = {}
     for number, last, batches in loader:
         parts = done.setdefault(number, [])
         for batch in batches:
             part = {"bad": batch["bad"], "row": torch.zeros(0, dtype=torch.long), "box": torch.zeros(0, 4),
-                    "kind": torch.zeros(0, len(boxes.texts), dtype=torch.bool), "logits": torch.zeros(0, len(betas), len(f_text))}
+                    "kind": torch.zeros(0, len(boxes.texts), dtype=torch.bool),
+                    "logits": torch.zeros(0, len(betas), len(f_text))}
             if batch["video"] is not None:
                 video = data.normalise(batch["video"].to(process.device, non_blocking=True))
                 with torch.autocast(process.device.type, torch.bfloat16, enabled=args.amp):
@@ -1086,7 +1098,8 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                 "short_side": args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)}
     betas = args.beta or [record.get("beta", ovstad.BETA)]
     sets = read_benchmark(args, record, path)
-    for one in sets:                                         # mistakes that would show only after all clips are encoded
+    # mistakes that would show only after all clips are encoded
+    for one in sets:
         for protocol in args.protocol or [one.protocol]:
             check_protocol(one.truth, protocol, args.keyframes_without_gt)
         if args.video_map:
@@ -1103,17 +1116,21 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     scored = []
     for number, one in enumerate(sets):
         kinds = [one.proposals] + ([annotated_people(one.truth)] if args.localisation else [])
-        boxes = data.make_annotations(one.truth.videos, ["proposal", "annotated"][:len(kinds)],
-                                      np.concatenate([k.video for k in kinds]), np.concatenate([k.keyframe for k in kinds]),
-                                      np.concatenate([k.box for k in kinds]), np.repeat(range(len(kinds)), [len(k.video) for k in kinds]),
-                                      unit=one.truth.unit, files=one.truth.files, start_sec=one.truth.start_sec)
+        boxes = data.make_annotations(
+            one.truth.videos, ["proposal", "annotated"][:len(kinds)],
+            np.concatenate([k.video for k in kinds]), np.concatenate([k.keyframe for k in kinds]),
+            np.concatenate([k.box for k in kinds]),
+            np.repeat(range(len(kinds)), [len(k.video) for k in kinds]),
+            unit=one.truth.unit, files=one.truth.files, start_sec=one.truth.start_sec)
         missing = sorted({one.truth.videos[v] for v in np.unique(boxes.video) if not one.truth.files[v]})
         if len(missing) > engine.BadClips.HOPELESS * len(np.unique(boxes.video)):
-            raise FileNotFoundError(f"{one.name}: {len(missing)} of {len(np.unique(boxes.video))} videos are not on disk, the "
-                                    f"first one being {missing[0]}; check the paths with: python data.py check")
+            raise FileNotFoundError(f"{one.name}: {len(missing)} of {len(np.unique(boxes.video))} videos "
+                                    f"are not on disk, the first one being {missing[0]}; "
+                                    "check the paths with: python data.py check")
         folder = out / f"parts-{number}"
-        key = json.dumps([os.path.abspath(path), os.path.getmtime(path) if os.path.exists(path) else 0, settings, betas, classes,
-                          args.amp, args.batch_size, len(boxes), zlib.crc32(boxes.box), zlib.crc32(boxes.keyframe)])
+        key = json.dumps([os.path.abspath(path), os.path.getmtime(path) if os.path.exists(path) else 0,
+                          settings, betas, classes, args.amp, args.batch_size, len(boxes),
+                          zlib.crc32(boxes.box), zlib.crc32(boxes.keyframe)])
         if process.is_main:
             kept = folder / "key.json"
             if not (args.resume and kept.exists() and kept.read_text() == key):
@@ -1128,8 +1145,8 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     for one, boxes, logits in scored:
         bad, keyframes = logits["bad"], len(boxes.keyframe_starts()) - 1
         if len(bad) > engine.BadClips.HOPELESS * keyframes:
-            raise ValueError(f"{one.name}: {len(bad)} of {keyframes} keyframes could not be read, such as {bad[0]}; check the "
-                             "videos with: python data.py check")
+            raise ValueError(f"{one.name}: {len(bad)} of {keyframes} keyframes could not be read, "
+                             f"such as {bad[0]}; check the videos with: python data.py check")
         if bad:
             print(f"{one.name}: {len(bad)} keyframes could not be read, such as {bad[0]}", file=sys.stderr)
 
@@ -1141,7 +1158,8 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                 columns = [classes.index(name) for name in one.truth.texts]
                 own = logits | {"logits": logits["logits"][:, :, columns]}
                 found = detections_of(own, boxes, 0, place)
-                result = score_set(one, found, protocol, args) | {"beta": beta, "ckpt": path, "unreadable": len(logits["bad"])}
+                result = score_set(one, found, protocol, args) | {
+                    "beta": beta, "ckpt": path, "unreadable": len(logits["bad"])}
                 if args.localisation:
                     found_on_truth = detections_of(own, boxes, 1, place)
                     result["with_ground_truth_boxes"] = score_set(one, found_on_truth, protocol, args)["mean_ap"]
@@ -1149,7 +1167,8 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                 if args.video_map:
                     result["video_map"] = video_map(one.truth, found)
                 rows.append(result)
-                name = "predictions" + (f"-{number}" if len(scored) > 1 else "") + (f"_beta{beta:g}" if len(betas) > 1 else "")
+                name = ("predictions" + (f"-{number}" if len(scored) > 1 else "")
+                        + (f"_beta{beta:g}" if len(betas) > 1 else ""))
                 write_predictions(out / f"{name}.csv", one.truth, found)
                 report_set(one, result, out / f"{name}.csv")
             results.append(combine(rows) if len(rows) > 1 else rows[0])
@@ -1161,14 +1180,17 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     if len(betas) > 1:
         print(f"\n{'beta':>6}  {'base':>6}  {'novel':>6}  {'all':>6}")
         for result in results:
-            print(f"{result['beta']:>6g}  " + "  ".join(f"{percent(result['mean_ap'][split]):>6}" for split in ("base", "novel", "all")))
+            aps = (result["mean_ap"][split] for split in ("base", "novel", "all"))
+            print(f"{result['beta']:>6g}  " + "  ".join(f"{percent(ap):>6}" for ap in aps))
     return results
 
 
 def score_set(one: TestSet, found: Detections, protocol: str, args: argparse.Namespace) -> dict:
-    result = frame_map(one.truth, found, protocol, args.iou, None, args.max_per_keyframe, args.keyframes_without_gt)
+    result = frame_map(one.truth, found, protocol, args.iou, None, args.max_per_keyframe,
+                       args.keyframes_without_gt)
     result = summarise(result, set(one.novel))
-    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video), "min_score": one.min_score, **result}
+    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video),
+            "min_score": one.min_score, **result}
 
 
 def report_set(one: TestSet, result: dict, path: Path) -> None:
@@ -1182,15 +1204,18 @@ def report_set(one: TestSet, result: dict, path: Path) -> None:
 
 
 def combine(rows: list[dict]) -> dict:
-    """One result of several test sets, each class counted where it was tested; several splits of a set are averaged."""
+    """One result of several test sets, each class counted where it was tested.
+
+    Several splits of a set are averaged.
+    """
     sets = {name: mean_and_spread(group)["mean_ap"] if len(group) > 1 else group[0]["mean_ap"] for name, group in
             ((name, [row for row in rows if row["test_set"].split(" split ")[0] == name])
              for name in dict.fromkeys(row["test_set"].split(" split ")[0] for row in rows))}
     values = {split: mean_of([ap[split] for ap in sets.values()]) for split in ("base", "novel")}
     classes = [entry | {"test_set": row["test_set"]} for row in rows for entry in row["classes"]]
     values["all"] = mean_of([entry["ap"] for entry in classes])
-    return {"protocol": rows[0]["protocol"], "iou": rows[0]["iou"], "beta": rows[0]["beta"], "ckpt": rows[0]["ckpt"],
-            "mean_ap": values, "classes": classes, "sets": rows}
+    return {"protocol": rows[0]["protocol"], "iou": rows[0]["iou"], "beta": rows[0]["beta"],
+            "ckpt": rows[0]["ckpt"], "mean_ap": values, "classes": classes, "sets": rows}
 
 
 def score_joint(scored: list, classes: list[str], place: int, protocol: str, args: argparse.Namespace) -> dict:
@@ -1198,47 +1223,59 @@ def score_joint(scored: list, classes: list[str], place: int, protocol: str, arg
     truths, found = [], []
     first = 0
     for one, boxes, logits in scored:
+        # splits of one set share videos: the first stands for all
         if " split " in one.name and not one.name.endswith(f" {args.split[0]}"):
-            continue                                         # splits of one set share videos: the first stands for all
+            continue
         rows = detections_of(logits, boxes, 0, place)
         found.append(replace(rows, video=rows.video + first))
         column = np.array([classes.index(name) for name in one.truth.texts] + [-1], np.int32)
         truths.append(replace(one.truth, video=one.truth.video + np.int32(first), text=column[one.truth.text]))
         first += len(one.truth.videos)
     join = lambda name, parts: np.concatenate([getattr(part, name) for part in parts])
-    truth = Annotations(sum((t.videos for t in truths), []), classes, *(join(name, truths) for name in ("video", "keyframe", "box", "text")),
+    truth = Annotations(sum((t.videos for t in truths), []), classes,
+                        *(join(name, truths) for name in ("video", "keyframe", "box", "text")),
                         unit=truths[0].unit, size=join("size", truths) if truths[0].size is not None else None)
     everything = Detections(*(join(name, found) for name in ("video", "keyframe", "box", "label", "score")))
-    result = frame_map(truth, everything, protocol, args.iou, None, args.max_per_keyframe, args.keyframes_without_gt)
+    result = frame_map(truth, everything, protocol, args.iou, None, args.max_per_keyframe,
+                       args.keyframes_without_gt)
     return {"joint": True, **summarise(result, {name for one, *_ in scored for name in one.novel})}
 
 
 # ---------------------------------------------------------------- the command line
 
 # flags of one of the two ways to score, which the other would ignore without a word
-ONLY_CKPT = ("benchmark", "data", "jhmdb", "csv", "version", "proposals", "score", "beta", "joint", "localisation", "frames", "stride",
-             "short_side", "out", "resume", "batch_size", "device", "amp", "workers")
+ONLY_CKPT = ("benchmark", "data", "jhmdb", "csv", "version", "proposals", "score", "beta", "joint",
+             "localisation", "frames", "stride", "short_side", "out", "resume", "batch_size", "device",
+             "amp", "workers")
 ONLY_FILES = ("predictions", "ground_truth", "label_map", "exclude", "box_report")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     group = parser.add_argument_group("a checkpoint")
-    group.add_argument("--ckpt", nargs="+", help="checkpoints of train_finetune.py or train_align.py, or ViCLIP's weights by Hub id; "
-                       "several give mean and spread")
-    group.add_argument("--benchmark", choices=BENCHMARKS, help="default: that of the set the checkpoint was trained on")
-    group.add_argument("--data", help="folder of UCF101-24, AVA or your own test.csv; default: where the checkpoint was trained, "
-                       "or data/ and its name")
+    group.add_argument("--ckpt", nargs="+",
+                       help="checkpoints of train_finetune.py or train_align.py, or ViCLIP's weights "
+                            "by Hub id; several give mean and spread")
+    group.add_argument("--benchmark", choices=BENCHMARKS,
+                       help="default: that of the set the checkpoint was trained on")
+    group.add_argument("--data", help="folder of UCF101-24, AVA or your own test.csv; default: where the "
+                       "checkpoint was trained, or data/ and its name")
     group.add_argument("--jhmdb", default="data/jhmdb-21", help="folder of JHMDB-21")
     group.add_argument("--csv", help="with --benchmark csv: the test annotations, in place of DATA/test.csv")
     group.add_argument("--version", help="AVA's 2.1 or 2.2; default: the newest there")
-    group.add_argument("--proposals", nargs="+", metavar="FILE", help="human boxes; two files for ucf-jhmdb if they are apart; "
-                       "'ground-truth' for the annotated people; default: proposals.csv in the folder of each test set (ov-ava: or LFB's "
-                       "ava_val_predicted_boxes.csv; csv: or ground-truth)")
-    group.add_argument("--score", type=float, help="lowest proposal score; default: 0.3 for ucf-jhmdb, 0.8 for ov-ava (Section 4.1)")
-    group.add_argument("--beta", type=float, nargs="+", help="fusion ratios, for one pass of the encoder; default: the checkpoint's")
-    group.add_argument("--joint", action="store_true", help="also all classes of ucf-jhmdb asked of both test sets at once")
-    group.add_argument("--localisation", action="store_true", help="also how good the boxes are, and the mAP on annotated boxes")
+    group.add_argument("--proposals", nargs="+", metavar="FILE",
+                       help="human boxes; two files for ucf-jhmdb if they are apart; 'ground-truth' for "
+                            "the annotated people; default: proposals.csv in the folder of each test set "
+                            "(ov-ava: or LFB's ava_val_predicted_boxes.csv; csv: or ground-truth)")
+    group.add_argument("--score", type=float,
+                       help="lowest proposal score; default: 0.3 for ucf-jhmdb, 0.8 for ov-ava "
+                            "(Section 4.1)")
+    group.add_argument("--beta", type=float, nargs="+",
+                       help="fusion ratios, for one pass of the encoder; default: the checkpoint's")
+    group.add_argument("--joint", action="store_true",
+                       help="also all classes of ucf-jhmdb asked of both test sets at once")
+    group.add_argument("--localisation", action="store_true",
+                       help="also how good the boxes are, and the mAP on annotated boxes")
     group.add_argument("--frames", type=engine.positive, help="T; default: the checkpoint's")
     group.add_argument("--stride", type=engine.positive, help="default: the checkpoint's")
     group.add_argument("--short-side", type=engine.positive, help="pixels; default: the checkpoint's (256)")
@@ -1251,8 +1288,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        "several files (seeds, checkpoints) give mean and spread")
     group.add_argument("--ground-truth", metavar="CSV|PKL",
                        help="AVA's CSV, an annotations CSV, or the pickle of UCF101-24 or JHMDB-21")
-    group.add_argument("--label-map", metavar="PBTXT", help="names of the ids in the CSVs; other ids are left out. "
-                       "Default: the .pbtxt beside the predictions, if there is one")
+    group.add_argument("--label-map", metavar="PBTXT",
+                       help="names of the ids in the CSVs; other ids are left out. Default: the .pbtxt "
+                            "beside the predictions, if there is one")
     group.add_argument("--exclude", metavar="CSV", help="keyframes that do not count: video,keyframe")
     group.add_argument("--novel", metavar="TXT", help="names of the novel classes, one a line; the rest is base")
     group.add_argument("--split", nargs="+", type=int, default=[1],
@@ -1268,13 +1306,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        "or ignored as in AVA 2020")
     group = parser.add_argument_group("more")
     group.add_argument("--box-report", action="store_true", help="also recall and AP of the boxes alone")
-    group.add_argument("--video-map", action="store_true", help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
+    group.add_argument("--video-map", action="store_true",
+                       help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
     group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
     group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
     args = parser.parse_args(argv)
     for name in ONLY_FILES if args.ckpt else ONLY_CKPT:
         if getattr(args, name) != parser.get_default(name):
-            raise ValueError(f"--{name.replace('_', '-')} means nothing {'with' if args.ckpt else 'without'} --ckpt; leave it out")
+            raise ValueError(f"--{name.replace('_', '-')} means nothing "
+                             f"{'with' if args.ckpt else 'without'} --ckpt; leave it out")
     return args
 
 

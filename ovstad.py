@@ -102,7 +102,7 @@ def pool_regions(feature_map: Tensor, boxes: list[Tensor], size: int = 7) -> Ten
     """
     h, w = feature_map.shape[-2:]
     boxes_cat = torch.cat(boxes).float()
-    cells = boxes_cat * boxes_cat.new_tensor([w, h, w, h])                                # [0, 1] -> grid cells, only here
+    cells = boxes_cat * boxes_cat.new_tensor([w, h, w, h])   # [0, 1] -> grid cells, only here
     rois = torch.cat([clip_of_box(boxes)[:, None].to(cells), cells], dim=1)               # (N, 5): clip, box
     # not in the paper: 7 x 7 bins, aligned. CPUs have RoIAlign in float32 only.
     bins = roi_align(feature_map.float(), rois.to(feature_map.device, non_blocking=True), size, aligned=True)
@@ -123,7 +123,10 @@ def _tokenizer():
 
 
 def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
-    """CLIP's byte-pair tokens (C, L) int64: start, text, end, zeros. A long text is cut and keeps its end token."""
+    """CLIP's byte-pair tokens (C, L) int64: start, text, end, zeros.
+
+    A long text is cut and keeps its end token.
+    """
     if isinstance(prompts, str):
         raise ValueError(f"tokenize takes a list of texts, got the one text {prompts!r}; put it in a list")
     tokenizer = _tokenizer()
@@ -135,7 +138,10 @@ def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
 
 
 def trim(tokens: Tensor) -> Tensor:
-    """Tokens (C, L) without the last columns, if all texts end before them: no text looks ahead, so none changes."""
+    """Tokens (C, L) without the last columns, if all texts end before them.
+
+    No text looks ahead, so none changes.
+    """
     ends = tokens.argmax(dim=-1)                             # not the last zeros: 0 is also the token "!"
     return tokens[:, :int(ends.max()) + 1] if len(tokens) else tokens
 
@@ -143,7 +149,10 @@ def trim(tokens: Tensor) -> Tensor:
 # ---------------------------------------------------------------- transformer
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), as a scaled SiLU: backward then needs one tensor of the widest layer instead of two."""
+    """x * sigmoid(1.702 x), as a scaled SiLU.
+
+    Backward then needs one tensor of the widest layer instead of two.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(1.702 * x).div_(1.702)
@@ -257,7 +266,7 @@ class VideoEncoder(nn.Module):
         x = video.reshape(B, T, 3, h, patch, w, patch).permute(0, 3, 5, 1, 2, 4, 6)         # (B, h, w, T, 3, p, p)
         x = F.linear(x.reshape(B, h * w, T, 3 * patch ** 2), self.conv1.weight.flatten(1))  # (B, h*w, T, M)
         space, time = self.positions(T, h, w)
-        x = (x + space[:, None] + time).flatten(1, 2)                       # (B, h*w*T, M): patch by patch, frames inside
+        x = (x + space[:, None] + time).flatten(1, 2)        # (B, h*w*T, M): patch by patch, frames inside
         class_token = self.class_embedding + self.positional_embedding[0]   # it has a place, but no time
         x = torch.cat([class_token.to(x.dtype).expand(B, 1, -1), x], dim=1)  # (B, 1 + h*w*T, M)
         x = self.ln_post(self.transformer(self.ln_pre(x)))
@@ -335,7 +344,8 @@ class ViCLIP(nn.Module):
 
     def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
         """Cosine similarity over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""
-        with torch.autocast(features.device.type, enabled=False):            # bfloat16 cosines would be 0.002 apart: ties
+        # bfloat16 cosines would be 0.002 apart: ties
+        with torch.autocast(features.device.type, enabled=False):
             cosine = F.normalize(features.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T
         return cosine / self.temp                                            # Eq. (3) and (5), before the sigmoid
 
@@ -378,7 +388,8 @@ def load_model(path: str) -> tuple[ViCLIP, dict]:
     state, record = read_weights(path)
     arch = arch_of(state)
     if record.get("stage") == "humans":
-        raise ValueError(f"{path}: a detector of people, of detect_humans.py; expected a model of train_align.py or train_finetune.py")
+        raise ValueError(f"{path}: a detector of people, of detect_humans.py; expected a model of train_align.py "
+                         "or train_finetune.py")
     if arch is None:
         raise ValueError(f"{path}: not ViCLIP weights of a size we know ({', '.join(ARCHS)}); "
                          f"its tensors begin with {', '.join(list(state)[:3])}")
@@ -418,7 +429,8 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:                               # each format has its own errors for a damaged file
         raise ValueError(f"{path}: cannot be read as weights, perhaps cut short or not a weights file; "
-                         f"download it again ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from None
+                         f"download it again ({type(error).__name__}: "
+                         f"{' '.join(str(error).split())[:120]})") from None
     state = content.get("model", content) if isinstance(content, dict) else {}
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: holds no state dict; expected tensors by name, alone or under 'model'")

@@ -42,9 +42,11 @@ import ovstad
 import train_align
 import train_finetune
 
-BASE = ["waving", "clapping", "kicking", "squatting", "bowing", "walking", "raising both arms", "running", "spinning"]
+BASE = ["waving", "clapping", "kicking", "squatting", "bowing", "walking", "raising both arms", "running",
+        "spinning"]
 NOVEL = ["jumping", "lying down", "punching"]
-SIZE, FPS, SCENE, STRIDE = 48, 8, 8, 2       # pixels a side; frames a second; frames a scene: one second; clip stride
+# pixels a side; frames a second; frames a scene: one second; clip stride
+SIZE, FPS, SCENE, STRIDE = 48, 8, 8, 2
 TOGETHER = 0.3                               # the chance that all people of a scene do the same
 
 
@@ -109,7 +111,10 @@ def joints(action: str, phase: float, x: float, y: float, height: float, face: i
 
 
 def draw_scene(rng: np.random.Generator, actions: list[str], frames: int = SCENE, size: int = SIZE):
-    """Render one scene: frames (F, S, S, 3) uint8, boxes (people, F, 4) xyxy in [0, 1], and the people's colours."""
+    """Render one scene.
+
+    -> frames (F, S, S, 3) uint8, boxes (people, F, 4) xyxy in [0, 1], and the people's colours
+    """
     S, n = 2 * size, len(actions)                            # drawn at twice the size, then averaged
     base = np.clip(rng.integers(25, 95) + rng.integers(-25, 25, 3), 0, 255)
     slope = np.linspace(0, 1, S)[:, None, None] * rng.integers(-25, 25)
@@ -124,7 +129,8 @@ def draw_scene(rng: np.random.Generator, actions: list[str], frames: int = SCENE
     people = [{"action": action, "x": S * place, "y": S * rng.uniform(0.8, 0.97),
                "height": S * rng.uniform(0.62, 0.78) * (0.9 if n == 3 else 1), "face": int(rng.choice([-1, 1])),
                "phase": rng.random(), "period": rng.uniform(7, 10), "thick": rng.uniform(0.07, 0.10),
-               "colour": str(rng.choice(list(COLOURS))), "skin": tuple(rng.integers([170, 120, 90], [250, 200, 160]).tolist())}
+               "colour": str(rng.choice(list(COLOURS))),
+               "skin": tuple(rng.integers([170, 120, 90], [250, 200, 160]).tolist())}
               for action, place in zip(actions, places)]
 
     video, boxes = np.empty((frames, size, size, 3), np.uint8), np.zeros((n, frames, 4), np.float32)
@@ -173,12 +179,12 @@ def caption(actions: list[str], colours: list[str], rng: np.random.Generator) ->
     return " and ".join(rng.permutation(people))
 
 
-def write_set(folder: Path, name: str, scenes: int, people: list[float], actions: list[str], seed: int | list[int],
-              together: float = TOGETHER) -> None:
+def write_set(folder: Path, name: str, scenes: int, people: list[float], actions: list[str],
+              seed: int | list[int], together: float = TOGETHER) -> None:
     """Films FOLDER/NAME/*.mp4 of a minute each; captions NAME_captions.csv and boxes NAME.csv.
 
-    people: chances of one, two and three people in a scene; together: that all do the same. Captions: video,start,end,caption. Boxes: the
-    annotations CSV, at the middle of each scene.
+    people: chances of one, two and three people in a scene; together: that all do the same.
+    Captions: video,start,end,caption. Boxes: the annotations CSV, at the middle of each scene.
     """
     rng = np.random.default_rng(seed)
     captions, rows, film = [], [], []
@@ -216,7 +222,10 @@ def read_captions(folder: Path, name: str) -> tuple[torch.Tensor, list[str]]:
 
 
 def same_actions(captions: list[str]) -> torch.Tensor:
-    """(B, B) bool: captions that say the same are positives of each other, whoever is named first and in what colour."""
+    """(B, B) bool: captions that say the same are positives of each other.
+
+    They may differ in who is named first and in what colour.
+    """
     said = [frozenset(part.split(" person ")[1] for part in caption.split(" and ")) for caption in captions]
     return torch.tensor([[a == b for b in said] for a in said])
 
@@ -257,21 +266,30 @@ def pretrain(folder: Path, out: Path, steps: int, seed: int, batch_size: int = 6
 # ---------------------------------------------------------------- the stages, as their commands
 
 def run_stage(script, flags: str) -> Path:
-    """Run a training script on the toy, printing the command that does the same; a finished one is not run again."""
+    """Run a training script on the toy, printing the command that does the same.
+
+    A finished one is not run again.
+    """
     args = script.parse_args(shlex.split(flags + " --resume"))
     checkpoint = Path(args.out) / "last.pt"
-    if checkpoint.exists() and torch.load(checkpoint, map_location="cpu", weights_only=True)["step"] == args.iterations:
+    if (checkpoint.exists()
+            and torch.load(checkpoint, map_location="cpu", weights_only=True)["step"] == args.iterations):
         return checkpoint
     print(f"\n$ python {script.__name__}.py {flags} --resume", flush=True)
     return script.train(args)
 
 
-def mean_aps(checkpoint: Path, betas: list[float], boxes: str = "--proposals ground-truth", name: str = "eval") -> list[dict]:
-    """{"base", "novel", "all"} of a checkpoint for each beta; evaluate.py's tables go to NAME/report.txt beside it."""
+def mean_aps(checkpoint: Path, betas: list[float], boxes: str = "--proposals ground-truth",
+             name: str = "eval") -> list[dict]:
+    """{"base", "novel", "all"} of a checkpoint for each beta.
+
+    evaluate.py's tables go to NAME/report.txt beside it.
+    """
     out = checkpoint.parent / (name if checkpoint.stem == "last" else f"{name}-{checkpoint.stem}")
-    data_folder = checkpoint.parent / "data" if checkpoint.stem == "pretrained" else checkpoint.parent.parent / "data"
-    command = (f"--ckpt {checkpoint} --benchmark csv --data {data_folder} {boxes} --beta {' '.join(map(str, betas))} "
-               f"--workers 1 --out {out}")
+    data_folder = (checkpoint.parent / "data" if checkpoint.stem == "pretrained"
+                   else checkpoint.parent.parent / "data")
+    command = (f"--ckpt {checkpoint} --benchmark csv --data {data_folder} {boxes} "
+               f"--beta {' '.join(map(str, betas))} --workers 1 --out {out}")
     print(f"\n$ python evaluate.py {command}", flush=True)
     args = evaluate.parse_args(shlex.split(command))
     out.mkdir(parents=True, exist_ok=True)
@@ -295,7 +313,8 @@ def draw_sheet(folder: Path, checkpoint: Path, path: Path, count: int = 12, zoom
         f_text = model.encode_text([record["prompt"].replace("{}", name) for name in truth.texts])
         for k in range(count):
             item = clips[k * len(clips) // count]
-            logits = model(data.normalise(item["video"][None]), [item["boxes"]], f_text, record["beta"])      # (N, C)
+            video = data.normalise(item["video"][None])
+            logits = model(video, [item["boxes"]], f_text, record["beta"])                   # (N, C)
             frame = item["video"][len(item["video"]) // 2].permute(1, 2, 0).numpy()
             tile = Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC)
             draw = ImageDraw.Draw(tile)
@@ -338,7 +357,10 @@ class Toy:
         self.out, self.seed, self.sizes, self.data = out, seed, sizes, out / "data"
 
     def make_data(self) -> None:
-        """Render the four sets; captions tell all actions, boxes are labelled with base actions, tests have all."""
+        """Render the four sets.
+
+        Captions tell all actions, boxes are labelled with base actions, tests have all.
+        """
         everything = BASE + NOVEL
         for number, (name, people, actions) in enumerate([
                 ("pretrain", [0.6, 0.25, 0.15], everything), ("align", [0.2, 0.4, 0.4], BASE),
@@ -347,7 +369,8 @@ class Toy:
                 write_set(self.data, name, self.sizes[f"{name}_scenes"], people, actions, [self.seed, number])
         (self.data / "novel.txt").write_text("\n".join(NOVEL) + "\n")
         with open(self.data / "pretrain.csv") as boxes, open(self.data / "people.csv", "w") as people:
-            for row in islice(csv.reader(boxes), 1, 1 + self.sizes["people"]):       # as COCO has them: all poses, no actions
+            # as COCO has them: all poses, no actions
+            for row in islice(csv.reader(boxes), 1, 1 + self.sizes["people"]):
                 people.write(",".join(row[:6]) + ",person\n")
         if not (self.data / "demo.mp4").exists():
             write_demo(self.data / "demo.mp4", self.seed)
@@ -360,24 +383,25 @@ class Toy:
 
     def aligned(self, beta: float, fraction: float = 1.0) -> Path:
         name = f"align-beta{beta:g}" + (f"-fraction{fraction:g}" if fraction < 1 else "")
-        return run_stage(train_align, f"--weights {self.pretrained()} --csv {self.data}/align.csv --beta {beta} "
-                         f"--fraction {fraction} --iterations {self.sizes['align_steps']} --seed {self.seed} {TRAINING} "
-                         f"--out {self.out}/{name}")
+        return run_stage(train_align, f"--weights {self.pretrained()} --csv {self.data}/align.csv "
+                         f"--beta {beta} --fraction {fraction} --iterations {self.sizes['align_steps']} "
+                         f"--seed {self.seed} {TRAINING} --out {self.out}/{name}")
 
     def finetuned(self, start: Path, beta: float) -> Path:
         name = "" if start.stem == "pretrained" else f"{start.parent.name}-"
-        return run_stage(train_finetune, f"--weights {start} --dataset csv --data {self.data} --freeze-text --beta {beta} "
-                         f"--iterations {self.sizes['finetune_steps']} --seed {self.seed} {TRAINING} "
-                         f"--out {self.out}/{name}finetune-beta{beta:g}")
+        return run_stage(train_finetune, f"--weights {start} --dataset csv --data {self.data} "
+                         f"--freeze-text --beta {beta} --iterations {self.sizes['finetune_steps']} "
+                         f"--seed {self.seed} {TRAINING} --out {self.out}/{name}finetune-beta{beta:g}")
 
     def detected(self) -> Path:
         """Stage 0: proposals on the test keyframes by a detector that was trained on people without labels."""
         detector = run_stage(detect_humans, f"--finetune --detector toy --detector-weights random --dataset csv "
-                             f"--csv {self.data}/people.csv --iterations {self.sizes['detector_steps']} --warmup 20 --workers 1 --seed {self.seed} "
-                             f"--out {self.out}/humans")
+                             f"--csv {self.data}/people.csv --iterations {self.sizes['detector_steps']} "
+                             f"--warmup 20 --workers 1 --seed {self.seed} --out {self.out}/humans")
         proposals = self.out / "humans" / "proposals.csv"
         if not proposals.exists():
-            flags = f"--dataset csv --data {self.data} --split test --detector toy --detector-weights {detector} --workers 1 --out {proposals}"
+            flags = (f"--dataset csv --data {self.data} --split test --detector toy "
+                     f"--detector-weights {detector} --workers 1 --out {proposals}")
             print(f"\n$ python detect_humans.py {flags}")
             detect_humans.detect(detect_humans.parse_args(shlex.split(flags)))
         return proposals
@@ -407,14 +431,16 @@ def table_3(toy: Toy, whole: bool = True) -> list[tuple]:
                  ("aligned local, finetuned fused", mean_aps(toy.finetuned(local, 0.3), [0.3])[0], (71.86, 60.81))]
     final = toy.finetuned(toy.aligned(0.3), 0.3)
     return rows + [("aligned fused, finetuned fused", mean_aps(final, [0.3])[0], (71.63, 61.41)),
-                   ("the same on detected boxes", mean_aps(final, [0.3], f"--proposals {toy.detected()} --score 0.5", "detected")[0], None)]
+                   ("the same on detected boxes",
+                    mean_aps(final, [0.3], f"--proposals {toy.detected()} --score 0.5", "detected")[0], None)]
 
 
 def table_4(toy: Toy) -> list[tuple]:
     """The amount of alignment data."""
     paper = {0.25: (71.04, 58.43), 0.5: (71.43, 60.12), 0.75: (71.65, 60.98), 1: (71.63, 61.41)}
     rows = [("no alignment", mean_aps(toy.finetuned(toy.pretrained(), 0.3), [0.3])[0], (71.93, 57.19))]
-    return rows + [(f"{fraction:.0%} of the pairs", mean_aps(toy.finetuned(toy.aligned(0.3, fraction), 0.3), [0.3])[0], numbers)
+    return rows + [(f"{fraction:.0%} of the pairs",
+                    mean_aps(toy.finetuned(toy.aligned(0.3, fraction), 0.3), [0.3])[0], numbers)
                    for fraction, numbers in paper.items()]
 
 
@@ -422,9 +448,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of everything that is made")
     parser.add_argument("--seed", type=int, default=0, help="of the world and of every stage")
-    parser.add_argument("--quick", action="store_true", help="a tiny world and a few steps: the plumbing in 2 minutes")
-    parser.add_argument("--table", type=int, choices=[2, 3, 4], help="a whole table of the paper: 2, the fusion ratio; 3, the "
-                        "training process; 4, the alignment data. By default the main rows of 3, and pictures")
+    parser.add_argument("--quick", action="store_true",
+                        help="a tiny world and a few steps: the plumbing in 2 minutes")
+    parser.add_argument("--table", type=int, choices=[2, 3, 4],
+                        help="a whole table of the paper: 2, the fusion ratio; 3, the training process; "
+                             "4, the alignment data. By default the main rows of 3, and pictures")
     args = parser.parse_args()
     if shlex.quote(str(args.out)) != str(args.out):
         raise ValueError(f"--out {args.out}: give a path without spaces and shell characters")
@@ -440,7 +468,8 @@ def main() -> None:
     number = args.table or 3
     rows = table_3(toy, whole=False) if args.table is None else {2: table_2, 3: table_3, 4: table_4}[number](toy)
 
-    print(f"\nTable {number} on the toy world, frame mAP@0.5 (seed {args.seed})            the paper's, on UCF-JHMDB")
+    print(f"\nTable {number} on the toy world, frame mAP@0.5 (seed {args.seed})            "
+          "the paper's, on UCF-JHMDB")
     print(f"{'':<34}{'base':>8}{'novel':>8}          {'base':>8}{'novel':>8}")
     for name, ours, paper in rows:
         print(f"{name:<34}{100 * ours['base']:>8.1f}{100 * ours['novel']:>8.1f}          "
@@ -457,12 +486,13 @@ def show(toy: Toy) -> None:
     final = toy.out / "align-beta0.3-finetune-beta0.3" / "last.pt"
     draw_sheet(toy.data, final, toy.out / "contact_sheet.png")
     words = " ".join(shlex.quote(name) for name in BASE + NOVEL)
-    flags = (f"{toy.data}/demo.mp4 --ckpt {final} --detector toy --detector-weights {toy.out}/humans/last.pt --every 0.5 "
-             f"--out {toy.out}/demo --actions {words}")
+    flags = (f"{toy.data}/demo.mp4 --ckpt {final} --detector toy "
+             f"--detector-weights {toy.out}/humans/last.pt --every 0.5 --out {toy.out}/demo --actions {words}")
     print(f"\n$ python detect_actions.py {flags}")
     detect_actions.main(shlex.split(flags))
     print(f"\nlook at {toy.out}/contact_sheet.png (a star marks a novel action) and {toy.out}/demo/demo.mp4\n"
-          f"next, your own video: python detect_actions.py VIDEO --ckpt CHECKPOINT --actions \"wave\" \"ride a bike\"\n"
+          "next, your own video: "
+          f"python detect_actions.py VIDEO --ckpt CHECKPOINT --actions \"wave\" \"ride a bike\"\n"
           f"or another table: python toy.py --table 2")
 
 

@@ -1,11 +1,12 @@
-"""Stage 1, video region-text alignment: teach the patches of a video to speak the language of its sentences.
+r"""Stage 1, video region-text alignment: teach the patches of a video to speak the language of its sentences.
 
 Enter 7 million (person box, sentence) pairs of HC-STVG2.0 and VidSTG (Section 3.3, Table 1), leaves a
 checkpoint whose region features lie near the sentences that are true of them. The video encoder is
 trained, the text encoder is frozen. Each region meets all sentences of the global batch (Eq. 5), the
 boxes that share its sentence being positives too, under a focal loss (Eq. 6).
 
-    torchrun --nproc_per_node 8 train_align.py --weights ViT-B/16 --hcstvg DIR --vidstg DIR --vidor DIR --out runs/align
+    torchrun --nproc_per_node 8 train_align.py --weights ViT-B/16 \
+        --hcstvg DIR --vidstg DIR --vidor DIR --out runs/align
     python train_align.py --csv pairs.csv --out runs/mine            # your own pairs, one process
 """
 
@@ -33,7 +34,8 @@ class SentenceFeatures:
     def __init__(self, model: ovstad.ViCLIP, texts: list[str]):
         self.model, self.texts = model, texts
         self.known = np.zeros(len(texts), bool)
-        self.table = torch.zeros(len(texts), ovstad.ARCHS[model.arch].embed, device=model.temp.device)    # (texts, D)
+        embed = ovstad.ARCHS[model.arch].embed
+        self.table = torch.zeros(len(texts), embed, device=model.temp.device)    # (texts, D)
 
     @torch.no_grad()
     def __call__(self, ids: list[int]) -> Tensor:
@@ -61,10 +63,12 @@ def train(args: argparse.Namespace) -> Path:
     # data
     annotations = data.read_alignment(args)
     model = engine.model_for(args)
-    dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch, crop=args.crop, scale=args.scale)
+    dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch,
+                               crop=args.crop, scale=args.scale)
 
     # model and optimiser
-    model.text_encoder.requires_grad_(False)                 # Section 3.3: the text encoder is frozen; tau is learned
+    # Section 3.3: the text encoder is frozen; tau is learned
+    model.text_encoder.requires_grad_(False)
     wrapped = engine.wrap(model, process)
     optimizer = engine.make_optimizer(model, args)
     start = engine.resume(args, model, optimizer)
@@ -75,9 +79,10 @@ def train(args: argparse.Namespace) -> Path:
     def save(step: int) -> None:
         if process.is_main:
             engine.save_checkpoint(out / "last.pt", {
-                "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "stage": "align",
-                "arch": model.arch, "beta": args.beta, "prompt": ovstad.PROMPT, "classes": [], "base": [], "novel": [],
-                "frames": args.frames, "stride": args.stride, "short_side": args.short_side, "args": engine.plain(args)})
+                "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
+                "stage": "align", "arch": model.arch, "beta": args.beta, "prompt": ovstad.PROMPT,
+                "classes": [], "base": [], "novel": [], "frames": args.frames, "stride": args.stride,
+                "short_side": args.short_side, "args": engine.plain(args)})
 
     # the loop
     loader = engine.training_loader(dataset, args, process, start)
@@ -92,7 +97,8 @@ def train(args: argparse.Namespace) -> Path:
         for group in optimizer.param_groups:
             group["lr"] = engine.learning_rate(step - 1, args.lr, args.warmup, args.iterations)
         optimizer.zero_grad()
-        loss = engine.forward_backward(wrapped, batch, sentences(ids), {text: i for i, text in enumerate(ids)},  # Eq. (6)
+        loss = engine.forward_backward(wrapped, batch, sentences(ids),                           # Eq. (6)
+                                       {text: i for i, text in enumerate(ids)},
                                        sum(boxes for _, boxes, *_ in shared), args, process)
         optimizer.step()
         model.clamp_temperature()
@@ -110,7 +116,8 @@ def train(args: argparse.Namespace) -> Path:
 def main() -> None:
     path = train(parse_args())
     if engine.is_main():
-        print(f"stage 1 is done: {path}\nnext: python train_finetune.py --weights {path} --dataset ucf101-24 --data DIR")
+        print(f"stage 1 is done: {path}\n"
+              f"next: python train_finetune.py --weights {path} --dataset ucf101-24 --data DIR")
 
 
 if __name__ == "__main__":
