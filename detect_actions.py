@@ -235,7 +235,7 @@ class Source:
     def __init__(self, video, settings: Settings):
         self.name, self.limit = os.fspath(video), settings.max_seconds or inf
         self.rate, self.duration = Fraction(settings.fps).limit_denominator(100_000), None
-        self.start, self.end = 0.0, 0.0                      # of the container's clock; of what is read so far
+        self.start = self.end = self.held = 0.0              # of the container's clock; of what is read so far
         is_address = "://" in self.name
         if not is_address and not os.path.exists(self.name):
             raise FileNotFoundError(f"{self.name}: no such video file or folder of frames")
@@ -273,6 +273,7 @@ class Source:
             if time >= self.limit:
                 break
             self.end = time + one
+            self.held = time + float((frame.duration or 0) * (frame.time_base or 0))     # the last may stand long
             yield time, frame
         if time is None:
             raise ValueError(f"{self.name}: no frame of it can be decoded")
@@ -803,7 +804,7 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
         if film:
             film.close(end)
     draw_timeline(f"{stem}_timeline.png", Path(video).name, results.spans, results.tracks, words.names, end)
-    is_short = not stop.is_set() and source.duration is not None and end < 0.95 * source.duration - 1
+    is_short = not stop.is_set() and max(end, source.held) < 0.95 * (source.duration or 0) - 1
     if not stop.is_set() and not is_short:
         done.write_text(asked_for(args))
 

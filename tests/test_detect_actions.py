@@ -230,7 +230,7 @@ def turned(path: Path) -> Path:
 
 def test_a_frame_whose_time_stamp_does_not_grow_comes_one_frame_after_the_last(tmp_path):
     source = detect_actions.Source(render(tmp_path / "v.mp4", [0, 0.04, 0.08]), Settings())
-    source.pictures = iter([(5.0, "a"), (5.04, "b"), (None, "c"), (5.06, "d"), (5.4, "e")])
+    source.pictures = ((stamp, av.VideoFrame(16, 16)) for stamp in (5.0, 5.04, None, 5.06, 5.4))
     assert [t for t, _ in source] == pytest.approx([0, 0.04, 0.08, 0.12, 0.4])
 
 
