@@ -162,9 +162,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(width of a head)) v, all (B, nh, L, M / nh)."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not (causal or torch.is_grad_enabled()):
         # torch's attention on CPUs multiplies bfloat16 without the processor's instructions for it, plain products
-        # do not; one head at a time, its (L, L) weights stay in the cache
+        # use them; some rows of one head at a time, so that their weights (512, L) stay in the cache
         heads = zip((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
-        return torch.stack([torch.softmax(query @ key.T, -1) @ value for query, key, value in heads]).view_as(q)
+        return torch.stack([torch.cat([torch.softmax(rows @ key.T, -1) @ value for rows in query.split(512)])
+                            for query, key, value in heads]).view_as(q)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
