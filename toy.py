@@ -333,10 +333,11 @@ def draw_sheet(folder: Path, checkpoint: Path, path: Path, count: int = 12, zoom
 
 
 def write_demo(path: Path, seed: int, scenes: int = 6, seconds: int = 3) -> None:
-    """A larger film for detect_actions.py: two people a scene, a novel action among theirs."""
+    """A larger film for detect_actions.py: two people a scene, by turns doing the same novel action and different things."""
     rng = np.random.default_rng(seed)
-    write_film(path, [draw_scene(rng, [NOVEL[k % len(NOVEL)], str(rng.choice(BASE))], seconds * FPS, size=240)[0]
-                      for k in range(scenes)])
+    actions = [[NOVEL[k // 2 % len(NOVEL)], NOVEL[k // 2 % len(NOVEL)] if k % 2 == 0 else str(rng.choice(BASE))]
+               for k in range(scenes)]
+    write_film(path, [draw_scene(rng, pair, seconds * FPS, size=240)[0] for pair in actions])
 
 
 # ---------------------------------------------------------------- the paper's tables on the toy
@@ -486,8 +487,9 @@ def show(toy: Toy) -> None:
     final = toy.out / "align-beta0.3-finetune-beta0.3" / "last.pt"
     draw_sheet(toy.data, final, toy.out / "contact_sheet.png")
     words = " ".join(shlex.quote(name) for name in BASE + NOVEL)
-    flags = (f"{toy.data}/demo.mp4 --ckpt {final} --detector toy "
-             f"--detector-weights {toy.out}/humans/last.pt --every 0.5 --out {toy.out}/demo --actions {words}")
+    # the toy's text encoder knows no words for "none of these", so that nothing can be calibrated against them
+    flags = (f"{toy.data}/demo.mp4 --ckpt {final} --detector toy --detector-weights {toy.out}/humans/last.pt "
+             f"--every 0.5 --score sigmoid --threshold 0.4 --top 1 --out {toy.out}/demo --actions {words}")
     print(f"\n$ python detect_actions.py {flags}")
     detect_actions.main(shlex.split(flags))
     print(f"\nlook at {toy.out}/contact_sheet.png (a star marks a novel action) and {toy.out}/demo/demo.mp4\n"
