@@ -1472,7 +1472,7 @@ def read_hcstvg(data, split: str = "train", version: int | None = None) -> Annot
     files = [file for file in files if not file.name.endswith(("_proc.json", "_annotations.json"))]
     patterns = {2: [f"*v2*/{split}*.json", f"{split}*v2*.json"], 1: [f"*v1*/{split}*.json", f"{split}.json"]}
     path = find_file(files, patterns[version] if version else patterns[2] + patterns[1], data,
-                     "https://github.com/tzhhhh123/HC-STVG")
+                     SOURCES["hcstvg"])
     table = cached(data, "hcstvg", [path], [split], lambda: hcstvg_table(path))
     table.files = find_videos(table.videos, files, [])
     return table
@@ -1524,8 +1524,7 @@ def read_vidstg(data, vidor, split: str = "train") -> Annotations:
     check_split(split, ("train", "val", "test", "all"))
     if split == "all":
         return merge([read_vidstg(data, vidor, part) for part in ("train", "val", "test")])
-    source = "https://github.com/Guaranteer/VidSTG-Dataset"
-    path = find_file(walk(data)[0], [f"{split}_annotations.json"], data, source)
+    path = find_file(walk(data)[0], [f"{split}_annotations.json"], data, SOURCES["vidstg"])
     files, _ = walk(vidor)
     jsons = {file.stem: file for file in files if file.suffix == ".json" and file.stem.isdigit()}
     if not jsons:
@@ -1665,6 +1664,8 @@ def merge(sets: list[Annotations]) -> Annotations:
 # ---------------------------------------------------------------- by name, for every script
 
 DATASETS = ("ucf101-24", "jhmdb-21", "ava", "hcstvg", "vidstg", "csv")
+SOURCES = {"ucf101-24": GURKIRT, "jhmdb-21": MOC, "ava": AVA_SOURCE,
+           "hcstvg": "https://github.com/tzhhhh123/HC-STVG", "vidstg": "https://github.com/Guaranteer/VidSTG-Dataset"}
 PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}  # Table 1: sentences and pairs
 
 
@@ -1699,7 +1700,9 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
                                     "and test.csv, --csv one file")
         return read_csv(path, data)
     if not Path(folder).is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; name the one with {dataset}'s files by --data")
+        flag = f"--data, or in train_align.py --{dataset}" if dataset in ("hcstvg", "vidstg") else "--data"
+        raise FileNotFoundError(f"there is no folder {folder}; get {dataset}'s files from {SOURCES[dataset]}, "
+                                f"and name their folder by {flag}")
     if dataset == "ucf101-24":
         return read_ucf101_24(folder, split)
     if dataset == "jhmdb-21":

@@ -183,7 +183,7 @@ def is_header(row: list[str]) -> bool:
 
 
 def chunks(path):
-    """The rows of a CSV, five hundred at a time: they stay in the cache, and the garbage collector out of the way."""
+    """The rows of a CSV, 500 at a time: they stay in the cache, and the garbage collector out of the way."""
     with csv_reader(path) as reader:
         first = True
         while rows := list(islice(reader, 500)):

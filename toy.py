@@ -333,7 +333,7 @@ def draw_sheet(folder: Path, checkpoint: Path, path: Path, count: int = 12, zoom
 
 
 def write_demo(path: Path, seed: int, scenes: int = 6, seconds: int = 3) -> None:
-    """A larger film for detect_actions.py: two people a scene, by turns doing the same novel action and different things."""
+    """A larger film for detect_actions.py: two people a scene, who by turns do the same and different things."""
     rng = np.random.default_rng(seed)
     actions = [[NOVEL[k // 2 % len(NOVEL)], NOVEL[k // 2 % len(NOVEL)] if k % 2 == 0 else str(rng.choice(BASE))]
                for k in range(scenes)]

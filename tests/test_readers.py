@@ -1045,7 +1045,7 @@ def test_check_of_the_real_ucf_annotation_scores_one_against_itself(ucf, tmp_pat
 
 
 def test_missing_folder_or_flag_is_one_line(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere; name the one with ava's files by --data"):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere; get ava's files from https.* by --data"):
         data.read_dataset("ava", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="train.csv: not there; --data names the folder"):
         data.read_dataset("csv", tmp_path)
