@@ -1665,7 +1665,8 @@ def merge(sets: list[Annotations]) -> Annotations:
 
 DATASETS = ("ucf101-24", "jhmdb-21", "ava", "hcstvg", "vidstg", "csv")
 SOURCES = {"ucf101-24": GURKIRT, "jhmdb-21": MOC, "ava": AVA_SOURCE,
-           "hcstvg": "https://github.com/tzhhhh123/HC-STVG", "vidstg": "https://github.com/Guaranteer/VidSTG-Dataset"}
+           "hcstvg": "https://github.com/tzhhhh123/HC-STVG",
+           "vidstg": "https://github.com/Guaranteer/VidSTG-Dataset"}
 PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}  # Table 1: sentences and pairs
 
 
