@@ -42,6 +42,20 @@ def command(checkpoint, out, *flags, processes=1):
     return [sys.executable, *launch, str(ROOT / "evaluate.py"), "--ckpt", str(checkpoint), "--out", str(out), "--workers", "0", *map(str, flags)]
 
 
+def test_several_checkpoints_keep_their_predictions_apart_and_give_mean_and_spread(checkpoint, tmp_path):
+    other = tmp_path / "last.pt"
+    record = torch.load(checkpoint, weights_only=True)
+    torch.manual_seed(1)
+    torch.save(record | {"model": ovstad.build_model("toy").state_dict()}, other)
+    done = subprocess.run([*command(checkpoint, tmp_path / "out", "--json", tmp_path / "r.json"), "--ckpt", str(checkpoint), str(other)],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two, mean = json.loads((tmp_path / "r.json").read_text())
+    assert mean["mean_ap"]["all"] == pytest.approx((one["mean_ap"]["all"] + two["mean_ap"]["all"]) / 2)
+    files = [(tmp_path / "out" / place / "predictions.csv").read_text() for place in "01"]
+    assert files[0] != files[1] and files[0].count("\n") == files[1].count("\n") > 0
+
+
 def test_scores_are_those_of_the_model_asked_box_by_box(world, checkpoint, tmp_path):
     score(checkpoint, tmp_path, "--beta", 0.3)
     model, _ = ovstad.load_model(str(checkpoint))
