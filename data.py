@@ -1729,8 +1729,8 @@ def add_alignment_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--csv", help="your own pairs: video,keyframe,x1,y1,x2,y2,text[,person]")
     group.add_argument("--data", help="the folder that --csv's video paths start from (default: the CSV's own)")
     group.add_argument("--split", choices=["train", "all"], default="train",
-                       help="of the official sets: their training part, or all parts, "
-                            "which the 7 million pairs of Table 1 seem to be")
+                       help="of the official sets: their training part, or all parts (HC-STVG v2's train and "
+                            "val, VidSTG's three), which the 7 million pairs of Table 1 seem to be")
     group.add_argument("--fraction", type=float, default=1.0,
                        help="share of the samples to train on (Table 4), chosen by --seed")
     group.add_argument("--exclude-videos", metavar="FILE",
@@ -1783,7 +1783,7 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--score", type=float, default=0.3, help="the lowest score of --proposals to use")
     group.add_argument("--novel", metavar="FILE",
                        help="classes to keep out of training, one a line (default: OV-AVA's 15 with ava, "
-                            "DATA/novel.txt if there is one with csv)")
+                            "novel.txt in its folder, if there is one, with csv)")
 
 
 def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:

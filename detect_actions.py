@@ -92,9 +92,10 @@ class Settings:
     stride: int | None = setting("model", None, "frames from one of a clip to the next", type=int)
     short_side: int | None = setting("model", None, "of the clip's frames, pixels", type=int)
     person_score: float = setting("people", 0.6, "what the detector must be sure of to count a person")
-    every: float = setting("people", 0.5, "seconds between keyframes; half of it is a slower, finer answer")
-    gap: float = setting("people", 1.5, "seconds unseen after which a person is a new one; never less than from "
-                         "keyframe to keyframe")
+    every: float = setting("people", 0.5, "seconds between keyframes; half of it is a slower, finer answer; the "
+                           "pictures of about two and a half are held until they are drawn")
+    gap: float = setting("people", 1.5, "seconds unseen after which a person is a new one; never less than "
+                         "the usual step between keyframes")
     link_iou: float = setting("people", 0.2, "overlap with the keyframe before that makes a box "
                               "the same person; lower for fast people")
     score: str = setting("scores", "calibrated", "calibrated: against 'none of these', see above; sigmoid: "
@@ -236,6 +237,7 @@ class Source:
         self.name, self.limit = os.fspath(video), settings.max_seconds or inf
         self.rate, self.duration = Fraction(settings.fps).limit_denominator(100_000), None
         self.start = self.end = self.held = 0.0              # of the container's clock; of what is read so far
+        self.promised = 0.0                                  # seconds of pictures, 0 where nothing says so
         is_address = "://" in self.name
         if not is_address and not os.path.exists(self.name):
             raise FileNotFoundError(f"{self.name}: no such video file or folder of frames")
@@ -247,8 +249,10 @@ class Source:
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate
             self.rate = rate if rate and rate <= 240 else self.rate          # some containers only have a clock
-            self.duration = float(stream.duration * stream.time_base) if stream.duration else \
-                container.duration and container.duration / av.time_base
+            lasts = stream.duration and float(stream.duration * stream.time_base)
+            self.duration = lasts or container.duration and container.duration / av.time_base
+            # what the pictures must come to: where only the file says how long it is, that may be its sound
+            self.promised = lasts or (self.duration if len(container.streams) == 1 else None) or 0.0
             self.pictures = ((frame.time, frame) for frame in decoded(container, stream))
         self.duration = self.duration and min(self.duration, self.limit)     # None: not known
 
@@ -257,7 +261,7 @@ class Source:
             try:
                 with Image.open(path) as image:
                     yield float(i / self.rate), av.VideoFrame.from_image(image.convert("RGB"))
-            except OSError as error:
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:     # SyntaxError: a damaged PNG
                 raise ValueError(f"{path}: not a picture that can be read ({error})") from None
 
     def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
@@ -536,7 +540,8 @@ def look(batch: list[Frame], words: Words, people, busy: Counter) -> dict[float,
     return found
 
 
-def analyse(source: Source, words: Words, people, busy: Counter, stop: threading.Event) -> Iterator[Chunk]:
+def analyse(source: Source, words: Words, people, busy: Counter, stop: threading.Event,
+            pictures: bool = True) -> Iterator[Chunk]:
     """The whole pipeline but the drawing; what it holds does not grow with the video.
 
     people: a detector of detect_humans.py, or the boxes (N_b, 4) of each keyframe by its time. Where stop is
@@ -566,7 +571,8 @@ def analyse(source: Source, words: Words, people, busy: Counter, stop: threading
                 for time in frame.keyframes:
                     if time in found:
                         tracker.update(time, *found[time])
-                waiting.append((frame.time, frame.picture))
+                if pictures:
+                    waiting.append((frame.time, frame.picture))
             end = batch[-1].until
             yield chunk(end - tracker.delay)
     tracker.cut(end)
@@ -590,7 +596,7 @@ def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=
     source = Source(video, settings)
     words = Words(parse_actions(actions), ckpt, settings, device)
     people = people_of(proposals, [source.name], settings, detector, detector_weights, device)[0]
-    with closing(analyse(source, words, people, Counter(), threading.Event())) as chunks:
+    with closing(analyse(source, words, people, Counter(), threading.Event(), pictures=False)) as chunks:
         for chunk in chunks:
             yield from chunk.detections
 
@@ -780,18 +786,18 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
     if path.resolve() == Path(video).resolve():
         raise ValueError(f"--out {args.out}: {path.name} there is the video itself; choose another folder")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    # of a run with other flags
-    for old in (done, path, Path(f"{stem}.json"), Path(f"{stem}_timeline.png")):
-        old.unlink(missing_ok=True)
+    if done.exists():                                        # what a run of ours left here, perhaps by other flags
+        for old in (done, path, Path(f"{stem}.json"), Path(f"{stem}_timeline.png")):
+            old.unlink(missing_ok=True)
     results = Results(stem, source, words, args.json)
     shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
     bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, dynamic_ncols=True,
                disable=None if engine.is_main() else True, bar_format=shape if source.duration else None)
     try:
-        with closing(in_thread(analyse(source, words, people, busy, stop), ahead=1)) as chunks:
+        with closing(in_thread(analyse(source, words, people, busy, stop, not args.no_video), ahead=1)) as chunks:
             for chunk in chunks:
                 with timed(busy, "drawing"):
-                    for time, picture, seen in [] if args.no_video else chunk.frames:
+                    for time, picture, seen in chunk.frames:
                         film = film or Film(path, source, words, picture)
                         film.add(time, picture, seen)
                     results.add(chunk)
@@ -804,7 +810,8 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
         if film:
             film.close(end)
     draw_timeline(f"{stem}_timeline.png", Path(video).name, results.spans, results.tracks, words.names, end)
-    is_short = not stop.is_set() and max(end, source.held) < 0.95 * (source.duration or 0) - 1
+    promised = min(source.promised, source.limit)
+    is_short = not stop.is_set() and source.start + max(end, source.held) < 0.95 * promised - 1
     if not stop.is_set() and not is_short:
         done.write_text(asked_for(args))
 
@@ -820,7 +827,7 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
                  if isinstance(people, dict) and people else ""))
     print(f"  written: {stem}.*, {stem}_spans.csv, {stem}_timeline.png")
     if is_short:
-        raise ValueError(f"{video}: says it lasts {source.duration:.1f} s, but its frames end at {end:.1f} s; "
+        raise ValueError(f"{video}: says it lasts {promised:.1f} s, but its frames end at {end:.1f} s; "
                          "it may be cut short. What could be read is written")
 
 

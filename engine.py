@@ -238,7 +238,7 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
     """Write a checkpoint so that, killed at any moment, the old file or the new one stands there whole."""
     if not all(tensor.isfinite().all() for tensor in checkpoint.get("model", {}).values()):
         raise ValueError(f"{path}: not written, as the weights are not finite "
-                         f"after step {checkpoint['step']}; what stands there is sound. "
+                         f"after step {checkpoint['step']}; what may stand there is sound. "
                          "Try a lower --lr or a longer --warmup")
     temporary = path.with_name(path.name + ".tmp")
     # a file of ours: a full disk is an OSError, with its reason

@@ -933,8 +933,9 @@ MIN_SCORE = {"ucf-jhmdb": 0.3, "ov-ava": 0.8, "csv": 0.0}           # Section 4.
 def read_benchmark(args: argparse.Namespace, record: dict, path: str) -> list[TestSet]:
     """The test sets of a benchmark; what the flags leave open, the record of the checkpoint at `path` tells."""
     trained = dict(record.get("args", {}))
-    if "dataset" not in trained and trained.get("csv") and (Path(trained["csv"]).parent / "test.csv").is_file():
-        # aligned on a CSV with a test set beside it
+    from_file = trained.get("csv") and not trained.get("data") and trained.get("dataset", "csv") == "csv"
+    if from_file and (Path(trained["csv"]).parent / "test.csv").is_file():
+        # trained on a CSV with a test set beside it
         trained |= {"dataset": "csv", "data": str(Path(trained["csv"]).parent)}
     trained_on = trained.get("dataset")
     benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained_on)

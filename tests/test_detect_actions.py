@@ -481,6 +481,23 @@ def test_a_video_that_is_cut_short_is_told_and_not_taken_for_done(tmp_path, ckpt
     assert 70 <= len(frames_of(tmp_path / "out" / "v.mp4")) <= 150 and read_rows(tmp_path / "out" / "v.csv")
 
 
+def test_sound_that_outlasts_the_pictures_is_no_sign_of_a_cut(tmp_path, ckpt, bright_people):
+    video = render(tmp_path / "v.mkv", [*at_25(1), 9.0], sound=0)        # the pictures but the last end after a second
+    whole = video.read_bytes()
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out", "--max-seconds", 1) == 0
+    assert (tmp_path / "out" / "v.done").exists()
+    source = detect_actions.Source(video, Settings())
+    assert source.duration == pytest.approx(9.04, abs=0.1) and source.promised == 0 and video.read_bytes() == whole
+
+
+def test_files_that_no_run_of_ours_made_are_left_alone(tmp_path, ckpt, bright_people):
+    video, out = render(tmp_path / "v.mp4", at_25(0.4)), tmp_path / "out"
+    out.mkdir()
+    (out / "v.json").write_text("mine")
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", out, "--no-video") == 0
+    assert (out / "v.json").read_text() == "mine"
+
+
 def test_a_person_is_followed_from_keyframe_to_keyframe_however_far_they_are_apart(tmp_path, ckpt):
     video = render(tmp_path / "v.mp4", at_25(9), grey=np.full(225, 100))
     people = boxes_csv(tmp_path / "p.csv", [("v", t, LEFT) for t in (0, 4, 8)])

@@ -56,6 +56,14 @@ def test_several_checkpoints_keep_their_predictions_apart_and_give_mean_and_spre
     assert files[0] != files[1] and files[0].count("\n") == files[1].count("\n") > 0
 
 
+def test_a_model_finetuned_on_a_file_alone_is_tested_on_the_file_beside_it(world, checkpoint, tmp_path):
+    record = torch.load(checkpoint, weights_only=True)
+    path = tmp_path / "last.pt"
+    torch.save(record | {"args": {"dataset": "csv", "data": None, "csv": str(world / "train.csv")}}, path)
+    beside, told = score(path, tmp_path / "a")[0], score(checkpoint, tmp_path / "b")[0]
+    assert beside["mean_ap"] == told["mean_ap"] and beside["classes"] == told["classes"]
+
+
 def test_scores_are_those_of_the_model_asked_box_by_box(world, checkpoint, tmp_path):
     score(checkpoint, tmp_path, "--beta", 0.3)
     model, _ = ovstad.load_model(str(checkpoint))
