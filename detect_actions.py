@@ -786,9 +786,11 @@ def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people
     if path.resolve() == Path(video).resolve():
         raise ValueError(f"--out {args.out}: {path.name} there is the video itself; choose another folder")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    if done.exists():                                        # what a run of ours left here, perhaps by other flags
-        for old in (done, path, Path(f"{stem}.json"), Path(f"{stem}_timeline.png")):
-            old.unlink(missing_ok=True)
+    if done.exists():                                        # what a run of ours wrote here, perhaps by other flags
+        before = json.loads(done.read_text())
+        for suffix in ["_timeline.png"] + [".mp4"] * (not before["no_video"]) + [".json"] * before["json"]:
+            Path(f"{stem}{suffix}").unlink(missing_ok=True)
+        done.unlink()
     results = Results(stem, source, words, args.json)
     shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
     bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, dynamic_ncols=True,

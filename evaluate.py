@@ -1244,10 +1244,9 @@ def score_joint(scored: list, classes: list[str], place: int, protocol: str, arg
 
 # ---------------------------------------------------------------- the command line
 
-# flags of one of the two ways to score, which the other would ignore without a word
+# flags that make the result of one of the two ways to score, and that the other would ignore without a word
 ONLY_CKPT = ("benchmark", "data", "jhmdb", "csv", "version", "proposals", "score", "beta", "joint",
-             "localisation", "frames", "stride", "short_side", "out", "resume", "batch_size", "device",
-             "amp", "workers")
+             "localisation", "frames", "stride", "short_side", "out", "resume")
 ONLY_FILES = ("predictions", "ground_truth", "label_map", "exclude", "box_report")
 
 
