@@ -36,8 +36,15 @@ from torch import Tensor
 
 import data
 import engine
-import evaluate
 import ovstad
+from formats.ava import AVA_80
+from formats.predictions import read_predictions, write_predictions
+from formats.ucf_jhmdb import JHMDB_21, UCF101_24
+from metric import frame_map
+from table import (Annotations, Detections, ROW_ARRAYS, exact, load_table, make_annotations,
+                   save_table)
+from train_align import read_alignment
+from video import FolderReader, VideoReader, numbered_frames, open_video, packet_index
 
 FP32, BF16 = torch.float32, torch.bfloat16
 
@@ -278,7 +285,7 @@ def regions(bench: Bench) -> None:
 
 def text(bench: Bench) -> None:
     model, arch = model_of(bench), ovstad.ARCHS[bench.args.arch]
-    names = [*data.AVA_80, *data.JHMDB_21]
+    names = [*AVA_80, *JHMDB_21]
     for count in (21, 80, 1000):
         prompts = [ovstad.PROMPT.format(names[i % len(names)]) for i in range(count)]
         if bench.args.quick and count == 1000:
@@ -354,7 +361,7 @@ def batch_for(batch: int, side: int, frames: int, each: int = 3, texts: int = 8)
 
 def training(bench: Bench) -> None:
     arch, batch_size = ovstad.ARCHS[bench.args.arch], 32 if bench.gpu else 1
-    layers, classes = some_layers(bench), data.UCF101_24
+    layers, classes = some_layers(bench), UCF101_24
     side, dtypes = arch.grid * arch.patch, (BF16, FP32) if bench.gpu else (FP32, BF16)
     batch = batch_for(batch_size, side, arch.frames)
     if bench.gpu:
@@ -459,7 +466,7 @@ def bare_decode(path: str, first: int, last: int) -> int:
 
     -> frames decoded
     """
-    pts, decoded = data.packet_index(path)[0], 0
+    pts, decoded = packet_index(path)[0], 0
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -502,14 +509,14 @@ def decoding(bench: Bench) -> None:
     rng = np.random.default_rng(1)
     for (size, kind), path in films(bench).items():
         folder = path.is_dir()
-        length = len(data.numbered_frames(str(path)) if folder else data.packet_index(str(path))[0])
+        length = len(numbered_frames(str(path)) if folder else packet_index(str(path))[0])
         for stride in (8,) if folder else (1, 8):
             places = rng.integers(4 * stride, length - 4 * stride, 4 if bench.args.quick else 12)
             ours, bare, decoded, converted, in_loop = [], [], 0, 0, 0
             for place in places.tolist():
                 first, last = place - 4 * stride, place + 3 * stride
                 before = time.perf_counter()
-                reader = data.open_video(path, 256)
+                reader = open_video(path, 256)
                 reader.clip(place, 8, stride)
                 reader.close()
                 between = time.perf_counter()
@@ -527,14 +534,14 @@ def decoding(bench: Bench) -> None:
 
 def consecutive(bench: Bench, size: str, kind: str, path: Path, length: int) -> None:
     """Every keyframe of a film in order, one a second, as evaluation reads them: stride 8, 64 frames a clip."""
-    def ours() -> data.VideoReader | data.FolderReader:
-        reader = data.open_video(path, 256)
+    def ours() -> VideoReader | FolderReader:
+        reader = open_video(path, 256)
         for place in range(0, length, 30):
             reader.clip(place, 8, 8)
         reader.close()
         return reader
 
-    whole = (lambda: bare_pictures(data.numbered_frames(str(path)))) if path.is_dir() else \
+    whole = (lambda: bare_pictures(numbered_frames(str(path)))) if path.is_dir() else \
         (lambda: bare_decode(str(path), 0, length - 1))
     t = bench.in_turn({"ours": ours, "whole": whole}, 1 if bench.args.quick else 2)
     keyframes, reader = len(range(0, length, 30)), ours()
@@ -553,8 +560,8 @@ def loader(bench: Bench) -> None:
     size, batch_size = ovstad.ARCHS[arch], 32 if bench.gpu else 8
     crop, rng = size.grid * size.patch, np.random.default_rng(2)
     n = 400                                                  # keyframes; a worker's index of a film is made once
-    table = data.make_annotations(
-        [path.name for path in sources], data.UCF101_24, rng.integers(0, len(sources), n), rng.integers(0, 330, n),
+    table = make_annotations(
+        [path.name for path in sources], UCF101_24, rng.integers(0, len(sources), n), rng.integers(0, 330, n),
         np.tile([0.3, 0.2, 0.7, 0.9], (n, 1)), rng.integers(0, 24, n), files=[str(path) for path in sources])
     dataset = data.ClipDataset(table, size.frames, 1, patch=size.patch, crop=crop,
                                scale=(round(crop * 8 / 7), round(crop * 10 / 7)), mirror_texts=False)
@@ -571,7 +578,7 @@ def loader(bench: Bench) -> None:
         args = argparse.Namespace(batch_size=batch_size, seed=0, workers=workers, iterations=4 * workers + 30)
         skipped = 4 * workers                                # what the workers had ready before the clock started
         for consume in (False, True):
-            step = training_step(bench, model_of(bench, arch=arch), 1, False, False, data.UCF101_24, bench.gpu)
+            step = training_step(bench, model_of(bench, arch=arch), 1, False, False, UCF101_24, bench.gpu)
             waited, start = 0.0, 0.0
             batches = iter(engine.training_loader(dataset, args, bench.process, 0))
             for i in range(args.iterations):
@@ -597,7 +604,7 @@ def loader(bench: Bench) -> None:
 MOVIE = 891                       # annotated seconds of a movie
 
 
-def ava_like(keyframes: int, rows: int, classes: int = 60) -> tuple[data.Annotations, evaluate.Detections]:
+def ava_like(keyframes: int, rows: int, classes: int = 60) -> tuple[Annotations, Detections]:
     """A validation set of AVA's shape.
 
     People with a few labels each, and every class's score of every proposal.
@@ -610,30 +617,30 @@ def ava_like(keyframes: int, rows: int, classes: int = 60) -> tuple[data.Annotat
     at, who = np.repeat(keyframe, 4), np.tile([0, 0, 1, 1], keyframes)              # two labels each
     text = (rng.pareto(1.0, len(at)) * 3).astype(int) % classes
     text[1::2] += text[1::2] == text[::2]
-    truth = data.make_annotations([f"movie{v:03d}" for v in range(keyframes // MOVIE + 1)],
+    truth = make_annotations([f"movie{v:03d}" for v in range(keyframes // MOVIE + 1)],
                                   [f"action {i}" for i in range(classes)],
                                   at // MOVIE, 902 + at % MOVIE, people[at, who], text % classes,
                                   unit="second")
     boxes = rows // classes
     place = np.sort(rng.integers(0, keyframes, boxes))
     box = np.clip(people[place, rng.integers(0, 2, boxes)] + rng.normal(0, 0.03, (boxes, 4)), 0, 1).round(3)
-    return truth, evaluate.Detections(
+    return truth, Detections(
         np.repeat(place // MOVIE, classes).astype(np.int32),
         np.repeat(902 + place % MOVIE, classes).astype(np.float32),
-        np.repeat(box, classes, 0), np.tile(np.arange(classes, dtype=np.int32), boxes),
-        rng.normal(size=boxes * classes))
+        np.repeat(box, classes, 0), rng.normal(size=boxes * classes),
+        np.tile(np.arange(classes, dtype=np.int32), boxes))
 
 
-def plain_average_precisions(truth: data.Annotations, found: evaluate.Detections) -> list[float | None]:
+def plain_average_precisions(truth: Annotations, found: Detections) -> list[float | None]:
     """Frame AP of each class as one would write it down.
 
     Loops over detections and the people of their keyframe.
     """
     people, rows = {}, [[] for _ in truth.texts]
-    annotated = truth.video, truth.keyframe, evaluate.exact(truth.box), truth.text
+    annotated = truth.video, truth.keyframe, exact(truth.box), truth.text
     for v, k, box, label in zip(*(column.tolist() for column in annotated)):
         people.setdefault((label, v, k), []).append(box)
-    for v, k, box, label, score in zip(*(column.tolist() for column in vars(found).values())):
+    for v, k, box, score, label in zip(*(column.tolist() for column in vars(found).values())):
         rows[label].append((score, (label, v, k), box))
     aps = []
     for label in range(len(truth.texts)):
@@ -654,15 +661,15 @@ def plain_average_precisions(truth: data.Annotations, found: evaluate.Detections
     return aps
 
 
-def rows_of(found: evaluate.Detections, rows: np.ndarray | slice) -> evaluate.Detections:
-    return evaluate.Detections(*(column[rows] for column in vars(found).values()))
+def rows_of(found: Detections, rows: np.ndarray | slice) -> Detections:
+    return found.select(rows)
 
 
 def evaluation(bench: Bench) -> None:
     keyframes, rows = (5_700, 600_000) if bench.args.quick else (57_000, 6_000_000)
     truth, found = ava_like(keyframes, rows)
     with PeakMemory(torch.device("cpu")) as peak:
-        t = bench.in_turn({"ours": lambda: evaluate.frame_map(truth, found),
+        t = bench.in_turn({"ours": lambda: frame_map(truth, found),
                            "sort": lambda: np.argsort(found.score, kind="stable")}, bench.few)
     in_memory = np.median(t["ours"]) * 6e6 / rows
     bench.add(f"{keyframes:,} keyframes, {rows / 1e6:g}M rows, in memory", np.median(t["ours"]), "s",
@@ -673,9 +680,9 @@ def evaluation(bench: Bench) -> None:
     part = keyframes // 10
     some = truth.select(np.flatnonzero(truth.video * MOVIE + truth.keyframe - 902 < part))
     few = rows_of(found, found.video * MOVIE + found.keyframe - 902 < part)
-    t = bench.in_turn({"ours": lambda: evaluate.frame_map(some, few),
+    t = bench.in_turn({"ours": lambda: frame_map(some, few),
                        "plain": lambda: plain_average_precisions(some, few)}, bench.few)
-    ours = [entry["ap"] for entry in evaluate.frame_map(some, few)["classes"]]
+    ours = [entry["ap"] for entry in frame_map(some, few)["classes"]]
     plain = plain_average_precisions(some, few)
     if not np.allclose([ap or 0 for ap in ours], [ap or 0 for ap in plain], atol=1e-9):
         raise ValueError("evaluate.frame_map and the plain loops disagree")
@@ -684,14 +691,14 @@ def evaluation(bench: Bench) -> None:
 
     path = bench.folder / "predictions.csv"
     written = rows if bench.args.full else rows // 10
-    evaluate.write_predictions(path, truth, rows_of(found, slice(written)))
+    write_predictions(path, truth, rows_of(found, slice(written)))
 
     def bare_csv() -> None:
         with open(path, newline="") as file:
             for _ in csv.reader(file):
                 pass
 
-    t = bench.in_turn({"read": lambda: evaluate.read_predictions(path, truth), "bare": bare_csv}, bench.few)
+    t = bench.in_turn({"read": lambda: read_predictions(path, truth), "bare": bare_csv}, bench.few)
     bench.add(f"{written / 1e6:g}M rows from a CSV of {path.stat().st_size / 1e6:.0f} MB",
               np.median(t["read"]), "s", ratio(t["read"], t["bare"]), "csv.reader alone")
     total = np.median(t["read"]) / written * 6e6 + in_memory
@@ -748,7 +755,7 @@ class Rows(torch.utils.data.Dataset):
         return os.getpid(), proc_mb("self", "Pss", "smaps_rollup")
 
 
-def resident_mb(table: data.Annotations, workers: int) -> float:
+def resident_mb(table: Annotations, workers: int) -> float:
     """Memory of this process and all loader workers after they read the table.
 
     Pages that they share are counted once.
@@ -775,8 +782,8 @@ def table(bench: Bench) -> None:
         for path in folder.rglob("*.json"):
             json.loads(path.read_bytes())
 
-    limit, first, again = map(bench.seconds, (bare_json, lambda: data.read_alignment(args),
-                                              lambda: data.read_alignment(args)))
+    limit, first, again = map(bench.seconds, (bare_json, lambda: read_alignment(args),
+                                              lambda: read_alignment(args)))
     bench.add(f"{pairs / 1e6:.2f}M pairs from {size / 1e6:.0f} MB of JSON, once", first, "s",
               first / limit, "json.loads alone")
     bench.add("  and again, from the cache", again, "s", again / first, "the first time")
@@ -784,19 +791,19 @@ def table(bench: Bench) -> None:
     n, videos, texts = 7_066_136, 25_000, 36_778             # Table 1
     rng = np.random.default_rng(5)
     corner = rng.random((n, 2), np.float32) * 0.5
-    made = data.make_annotations([f"{v}.mp4" for v in range(videos)],
+    made = make_annotations([f"{v}.mp4" for v in range(videos)],
                                  [f"The man number {i} walks to the door." for i in range(texts)],
                                  rng.integers(0, videos, n), rng.integers(0, 900, n),
                                  np.hstack([corner, corner + 0.3]), rng.integers(0, texts, n))
-    row = sum(getattr(made, name).nbytes for name in data.ROW_ARRAYS if getattr(made, name) is not None) / n
+    row = sum(getattr(made, name).nbytes for name in ROW_ARRAYS if getattr(made, name) is not None) / n
     path = bench.folder / "seven-million.table"
-    data.save_table(made, path, "")
+    save_table(made, path, "")
     del made, corner
-    t = bench.in_turn({"load": lambda: data.load_table(path), "read": path.read_bytes}, bench.few)
+    t = bench.in_turn({"load": lambda: load_table(path), "read": path.read_bytes}, bench.few)
     bench.add(f"{n / 1e6:.2f}M rows, {row:g} bytes each, from the cache", np.median(t["load"]), "s",
               ratio(t["load"], t["read"]), "reading the file")
     bench.add("  loaded", np.median(t["load"]), "s", np.median(t["load"]) / 10, "the aim", "<= 1.00")
-    whole, workers = data.load_table(path)[0], 2 if bench.args.quick else 8
+    whole, workers = load_table(path)[0], 2 if bench.args.quick else 8
     mb = resident_mb(whole, workers) - resident_mb(whole.select(np.arange(1000)), workers)
     bench.add(f"  resident, with {workers} workers", mb, "MB", mb / 400, "the aim", "<= 1.00")
 

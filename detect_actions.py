@@ -61,9 +61,11 @@ from tqdm import tqdm
 import detect_humans
 import engine
 import ovstad
-from data import (csv_columns, make_annotations, normalise, numbered_frames, open_container, places,
-                  read_proposals, scaled_size, upright_rgb)
-from evaluate import replacing, write_label_map
+from data import normalise
+from formats.files import csv_columns, places, replacing, write_label_map
+from formats.proposals import read_proposals
+from table import make_annotations
+from video import numbered_frames, open_container, scaled_size, upright_rgb
 
 BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors",
               "a photo of a person", "a person doing nothing", "people")

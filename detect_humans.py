@@ -31,8 +31,10 @@ from tqdm import tqdm
 import data
 import engine
 import ovstad
-from data import Annotations, Proposals
-from evaluate import box_report
+from formats.proposals import read_proposals, write_proposals
+from metric import box_report
+from table import Annotations, Detections, make_annotations
+from video import FolderReader, open_video, packet_index
 
 DEFAULT = "fasterrcnn_resnet50_fpn_v2"
 # optimiser and learning rate of torchvision's detection recipe, for 16 frames a step; the toy's are ours
@@ -176,16 +178,16 @@ def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[s
     if len(unreadable) == len(paths):
         raise ValueError(f"none of {len(paths)} videos can be read: {'; '.join(unreadable[:5])}")
     video = np.repeat(np.arange(len(paths)), [len(t) for t in times])
-    return data.make_annotations(paths, [], video, np.concatenate(times), np.zeros((len(video), 4)),
+    return make_annotations(paths, [], video, np.concatenate(times), np.zeros((len(video), 4)),
                                  np.full(len(video), -1), unit="second", files=paths), unreadable
 
 
 def last_second(path: str) -> float:
     """When the last frame of a video comes, in seconds after the first."""
-    reader = data.open_video(path)
-    if isinstance(reader, data.FolderReader):
+    reader = open_video(path)
+    if isinstance(reader, FolderReader):
         return (len(reader.files) - 1) / reader.fps
-    index = data.packet_index(path)
+    index = packet_index(path)
     if index is not None:
         return float((index[0][-1] - index[0][0]) / reader.second)
     if not reader.container.duration:                        # a bare stream of packets without times
@@ -227,13 +229,13 @@ def people_on(table: Annotations, batches: list[list[int]], detector: nn.Module,
         yield sorted(found, key=lambda one: one[0]), sizes[0]["bad"]
 
 
-def as_proposals(table: Annotations, found: list) -> Proposals:
+def as_proposals(table: Annotations, found: list) -> Detections:
     """Rows of [place, boxes, scores], in order, as proposals."""
     place = np.array([place for place, *_ in found], int)
     row = np.repeat(table.keyframe_starts()[place], np.array([len(scores) for *_, scores in found], int))
     box = np.concatenate([np.zeros((0, 4))] + [np.reshape(boxes, (-1, 4)) for _, boxes, _ in found])
     score = np.concatenate([np.zeros(0)] + [scores for *_, scores in found])
-    return Proposals(table.video[row], table.keyframe[row], box.astype(np.float32), score.astype(np.float32))
+    return Detections(table.video[row], table.keyframe[row], box.astype(np.float32), score.astype(np.float32))
 
 
 def open_part(path: Path, settings: dict, resume: bool):
@@ -313,7 +315,7 @@ def join_parts(parts: list[Path], out: Path, table: Annotations, batches: list[l
     if batches and not found:
         raise ValueError(f"no keyframe can be read; the first: {lines[0]['bad'][0]}")
     proposals = as_proposals(table, found)
-    data.write_proposals(out, table, proposals)
+    write_proposals(out, table, proposals)
     for part in parts:
         part.unlink()
 
@@ -334,7 +336,7 @@ def print_some(title: str, lines: list[str]) -> None:
 
 # ---------------------------------------------------------------- measuring
 
-def measure(truth: Annotations, proposals: Proposals) -> dict:
+def measure(truth: Annotations, proposals: Detections) -> dict:
     """How well boxes find the annotated people: "ap50", AP at IoU 0.5, and "ap", its mean over 0.5:0.95.
 
     "at": for each threshold of SCORES, at IoU 0.5, recall (the share of people that a box finds),
@@ -343,7 +345,7 @@ def measure(truth: Annotations, proposals: Proposals) -> dict:
     keyframes, at = len(truth.keyframe_starts()) - 1, {}
     for score in SCORES:
         kept = proposals.score >= score
-        report = box_report(truth, Proposals(*(column[kept] for column in vars(proposals).values())))
+        report = box_report(truth, proposals.select(kept))
         at[score] = {"recall": report["recall"], "boxes": int(kept.sum()) / keyframes,
                      "precision": report["recall"] * report["boxes"] / max(int(kept.sum()), 1)}
     aps = [box_report(truth, proposals, iou=0.5 + 0.05 * i)["ap"] for i in range(10)]
@@ -539,7 +541,7 @@ def main() -> None:
                   f"--detector-weights {path} --out proposals.csv")
     elif args.measure:
         table = data.read_dataset(**vars(args))
-        print_measures(measure(table, data.read_proposals(args.measure, table)))
+        print_measures(measure(table, read_proposals(args.measure, table)))
     else:
         detect(args)
 

@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import ovstad
-from data import GlobalBatches, collate, normalise
 from ovstad import focal_loss
+from data import GlobalBatches, collate, normalise
 
 
 # ---------------------------------------------------------------- the command line
@@ -343,7 +343,7 @@ class BadClips:
                 self.named.add(reason)
         if self.tried >= self.PATIENCE and self.bad > self.HOPELESS * self.tried:
             raise ValueError(f"{self.bad} of {self.tried} clips could not be read, "
-                             f"the last one being {self.last}; check the paths with: python data.py check")
+                             f"the last one being {self.last}; check the paths with: python check_data.py")
 
 
 class Meter:

@@ -41,6 +41,7 @@ import evaluate
 import ovstad
 import train_align
 import train_finetune
+from video import open_video
 
 BASE = ["waving", "clapping", "kicking", "squatting", "bowing", "walking", "raising both arms", "running",
         "spinning"]
@@ -215,7 +216,7 @@ def read_captions(folder: Path, name: str) -> tuple[torch.Tensor, list[str]]:
         for row in csv.DictReader(file):
             path = str(folder / row["video"])
             if reader is None or reader.path != path:
-                reader = data.open_video(path)
+                reader = open_video(path)
             clips.append(reader.clip_at((float(row["start"]) + float(row["end"])) / 2, frames, STRIDE))
             captions.append(row["caption"])
     return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).contiguous(), captions

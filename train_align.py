@@ -20,6 +20,9 @@ from torch import Tensor
 import data
 import engine
 import ovstad
+from data import present, read_dataset
+from formats.files import read_list
+from table import Annotations, cached, exclude_videos, merge, sample_fraction
 
 
 class SentenceFeatures:
@@ -47,9 +50,56 @@ class SentenceFeatures:
         return self.table[torch.tensor(ids, dtype=torch.long).to(self.table.device, non_blocking=True)]
 
 
+def add_alignment_flags(parser: argparse.ArgumentParser) -> None:
+    """Stage 1's sources; `read_alignment(args)` reads them."""
+    group = parser.add_argument_group(
+        "data", "with none of --hcstvg, --vidstg and --csv: both official sets, under data/")
+    group.add_argument("--hcstvg",
+                       help="HC-STVG's folder (v1 or v2): annotation JSON and videos "
+                            "(default: data/hcstvg)")
+    group.add_argument("--vidstg", help="VidSTG's folder of annotation JSONs (default: data/vidstg)")
+    group.add_argument("--vidor", default="data/vidor", help="VidOR's folder: VidSTG's boxes and videos")
+    group.add_argument("--csv", help="your own pairs: video,keyframe,x1,y1,x2,y2,text[,person]")
+    group.add_argument("--data", help="the folder that --csv's video paths start from (default: the CSV's own)")
+    group.add_argument("--split", choices=["train", "all"], default="train",
+                       help="of the official sets: their training part, or all parts (HC-STVG v2's train and "
+                            "val, VidSTG's three), which the 7 million pairs of Table 1 seem to be")
+    group.add_argument("--fraction", type=float, default=1.0,
+                       help="share of the samples to train on (Table 4), chosen by --seed")
+    group.add_argument("--exclude-videos", metavar="FILE",
+                       help="leave out the videos whose name holds an id of FILE's first column: "
+                            "with AVA's validation CSV, the HC-STVG clips that were cut from movies "
+                            "that OV-AVA tests on")
+
+
+def read_alignment(args: argparse.Namespace) -> Annotations:
+    """Stage 1's table: the sets that the flags name, as one, its rows shared like any set's."""
+    if not 0 < args.fraction <= 1:
+        raise ValueError(f"--fraction {args.fraction:g}: a share of the samples is above 0 and at most 1")
+    hcstvg, vidstg = args.hcstvg, args.vidstg
+    if not (hcstvg or vidstg or args.csv):
+        hcstvg, vidstg = "data/hcstvg", "data/vidstg"
+    parts = ("train", "val", "test") if args.split == "all" else ("train",)
+    # v2's test has no boxes
+    sets = [read_dataset("hcstvg", hcstvg, part) for part in parts if part != "test"] if hcstvg else []
+    sets += [read_dataset("vidstg", vidstg, part, vidor=args.vidor) for part in parts] if vidstg else []
+    sets += [read_dataset("csv", args.data, csv=args.csv)] if args.csv else []
+
+    def build():
+        table = merge(sets) if len(sets) > 1 else sets[0]
+        table = exclude_videos(table, read_list(args.exclude_videos)) if args.exclude_videos else table
+        return sample_fraction(table, args.fraction, args.seed) if args.fraction < 1 else table
+
+    sources = [one.cache for one in sets if one.cache] + [path for path in (args.csv, args.exclude_videos) if path]
+    table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources,
+                   [args.fraction, args.seed if args.fraction < 1 else 0], build)
+    table.files = [file for one in sets for file in one.files]
+    return present(table)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
-    data.add_alignment_flags(parser)
+    add_alignment_flags(parser)
     engine.add_training_flags(parser, batch_size=16, iterations=60_000, lr=1e-5, stride=1)        # Section 4.1
     parser.set_defaults(out="runs/align")
     return parser.parse_args(argv)
@@ -61,7 +111,7 @@ def train(args: argparse.Namespace) -> Path:
     out = Path(args.out)
 
     # data
-    annotations = data.read_alignment(args)
+    annotations = read_alignment(args)
     model = engine.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch,
                                crop=args.crop, scale=args.scale)

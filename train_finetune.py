@@ -20,10 +20,46 @@ import torch
 import data
 import engine
 import ovstad
+from dataclasses import replace
+import numpy as np
+from data import add_dataset_flags, novel_classes, present, read_dataset
+from formats.proposals import add_proposals, read_proposals
+from table import Annotations
 
 # Section 4.1; a set of your own is treated as UCF101-24
 UCF_RECIPE = {"batch_size": 32, "iterations": 70_000, "lr": 5e-5, "stride": 1}
 AVA_RECIPE = {"batch_size": 8, "iterations": 140_000, "lr": 1e-4, "stride": 8}
+
+
+def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
+    """Stage 2's sources; `read_finetuning(args)` reads them."""
+    add_dataset_flags(parser, ("ucf101-24", "ava", "csv"))
+    group = parser.add_argument_group("boxes and classes")
+    group.add_argument("--proposals",
+                       help="detected boxes to train on beside the annotated ones: a proposals CSV, "
+                            "or another detector's file (Section 4.1, on UCF101-24)")
+    group.add_argument("--score", type=float, default=0.3, help="the lowest score of --proposals to use")
+    group.add_argument("--novel", metavar="FILE",
+                       help="classes to keep out of training, one a line (default: OV-AVA's 15 with ava, "
+                            "novel.txt in its folder, if there is one, with csv)")
+
+
+def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
+    """Stage 2's table, whose texts are the base classes alone, and the names of the novel ones."""
+    table = read_dataset(**vars(args))
+    novel = novel_classes(args.dataset, table.texts, args.novel, args.data or (args.csv and Path(args.csv).parent))
+    base = [i for i, name in enumerate(table.texts) if name not in novel]
+    if not base:
+        raise ValueError(f"{args.novel or 'novel.txt'}: makes every class of {args.dataset} novel; "
+                         "some must be left to train on")
+    place = np.full(len(table.texts) + 1, -1, np.int32)        # text -1, nobody's label, stays -1
+    place[base] = np.arange(len(base))
+    table = table.select((table.text == -1) | (place[table.text] >= 0))
+    table = replace(table, texts=[table.texts[i] for i in base], text=place[table.text],
+                    ids=None if table.ids is None else [table.ids[i] for i in base])
+    if args.proposals:
+        table = add_proposals(table, read_proposals(args.proposals, table, args.score))
+    return present(table), novel
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        for name, value in UCF_RECIPE.items())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter,
                                      epilog=f"default {recipe}, --out runs/DATASET")
-    data.add_finetuning_flags(parser)
+    add_finetuning_flags(parser)
     engine.add_training_flags(parser)
     group = parser.add_argument_group("text")
     group.add_argument("--prompt", default=ovstad.PROMPT, help="{} stands for the class name")
@@ -53,7 +89,7 @@ def train(args: argparse.Namespace) -> Path:
     out = Path(args.out)
 
     # data
-    annotations, novel = data.read_finetuning(args)
+    annotations, novel = read_finetuning(args)
     classes = annotations.texts
     model = engine.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch,

@@ -15,9 +15,11 @@ sys.path.insert(0, str(ROOT))
 
 import bench  # noqa: E402
 import data  # noqa: E402
-import evaluate  # noqa: E402
+
 import ovstad  # noqa: E402
 import train_align  # noqa: E402
+from metric import frame_map  # noqa: E402
+from video import packet_index  # noqa: E402
 from test_training import environment  # noqa: E402
 
 
@@ -32,7 +34,7 @@ def film(tmp_path_factory):
 
 
 def test_a_random_clip_takes_one_seek_and_less_than_its_group_of_pictures(film):
-    pts, keys = data.packet_index(film)
+    pts, keys = packet_index(film)
     assert np.searchsorted(pts, keys).tolist() == [0, 30, 60, 90]
     for place in (50, 75, 101):
         reader = data.open_video(film)
@@ -175,7 +177,7 @@ def test_a_training_step_never_makes_the_host_wait_for_the_gpu():
 def test_the_plain_loops_and_the_evaluator_find_the_same_average_precisions():
     truth, found = bench.ava_like(60, 60 * 100)
     plain = bench.plain_average_precisions(truth, found)
-    ours = [entry["ap"] for entry in evaluate.frame_map(truth, found)["classes"]]
+    ours = [entry["ap"] for entry in frame_map(truth, found)["classes"]]
     assert [ap is None for ap in plain] == [ap is None for ap in ours]
     assert [ap for ap in plain if ap is not None] == pytest.approx([ap for ap in ours if ap is not None], abs=1e-12)
     assert max(ap for ap in plain if ap is not None) > 0.05

@@ -12,6 +12,9 @@ import engine
 import evaluate
 import train_align
 import train_finetune
+from formats.proposals import write_proposals  # noqa: E402
+from table import Detections  # noqa: E402
+from train_align import read_alignment  # noqa: E402
 
 SMALL = ["--scale", "48", "54", "--short-side", "48", "--stride", "1", "--workers", "0", "--warmup", "1", "--iterations", "1", "--batch-size", "4"]
 
@@ -70,7 +73,7 @@ def score(checkpoint, out, *flags):
 
 
 def test_alignment_tells_the_sentences_of_both_sets(sets):
-    table = data.read_alignment(train_align.parse_args(["--hcstvg", str(sets / "hcstvg"), "--vidstg", str(sets / "vidstg"),
+    table = read_alignment(train_align.parse_args(["--hcstvg", str(sets / "hcstvg"), "--vidstg", str(sets / "vidstg"),
                                                         "--vidor", str(sets / "vidor")]))
     assert table.texts == ["The man walks to the door", "The man opens it", "a child rides a bike."]
     assert np.bincount(table.text).tolist() == [8, 7, 6]     # halves of a tube of 15 frames, and VidSTG's 6
@@ -78,7 +81,7 @@ def test_alignment_tells_the_sentences_of_both_sets(sets):
 
 def test_ucf_jhmdb_from_alignment_to_table_5(sets, aligned, tmp_path, capsys):
     boxes = data.read_ucf101_24(sets / "ucf", "train")
-    data.write_proposals(tmp_path / "train.csv", boxes, data.Proposals(boxes.video, boxes.keyframe, np.clip(boxes.box + np.float32(0.01), 0, 1),
+    write_proposals(tmp_path / "train.csv", boxes, Detections(boxes.video, boxes.keyframe, np.clip(boxes.box + np.float32(0.01), 0, 1),
                                                                        np.full(len(boxes), 0.9, np.float32)))
     path, record = train(train_finetune, sets, tmp_path / "run", "--weights", aligned, "--dataset", "ucf101-24", "--data", sets / "ucf",
                          "--proposals", tmp_path / "train.csv")
@@ -107,7 +110,7 @@ def test_proposals_beside_each_test_set_are_found_without_a_flag(sets, aligned, 
     paths = [sets / name / "proposals.csv" for name in folders]
     for path, truth in zip(paths, folders.values()):
         rows = truth.box.any(axis=1)
-        data.write_proposals(path, truth, data.Proposals(truth.video[rows], truth.keyframe[rows], truth.box[rows], np.full(rows.sum(), 0.9)))
+        write_proposals(path, truth, Detections(truth.video[rows], truth.keyframe[rows], truth.box[rows], np.full(rows.sum(), 0.9)))
     try:
         result = score(aligned, tmp_path, "--benchmark", "ucf-jhmdb", "--data", sets / "ucf", "--jhmdb", sets / "jhmdb")[0]
     finally:

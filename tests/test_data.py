@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 SAMPLES = ROOT.parent / "shared" / "samples" / "video"
 
-import data  # noqa: E402
-from data import ClipDataset, augment, collate, make_annotations, normalise, open_video, read_clip, scaled_size, swap_left_right  # noqa: E402
+
+from data import ClipDataset, augment, collate, normalise, open_video, read_clip, swap_left_right  # noqa: E402
+from table import make_annotations  # noqa: E402
+from video import packet_index, scaled_size  # noqa: E402
 
 
 # ---------------------------------------------------------------- videos with their frame numbers drawn into them
@@ -324,7 +326,7 @@ def test_clips_of_equal_size_are_batched_together_with_places_of_their_boxes(tab
 
 def test_an_unreadable_clip_is_named_with_its_reason(table, tmp_path):
     (tmp_path / "b.mp4").write_bytes(b"broken")
-    data.packet_index.cache_clear()
+    packet_index.cache_clear()
     for clips in (ClipDataset(table, 4, 2, short_side=32, patch=8), ClipDataset(table, 4, 2, crop=48, scale=(48, 64))):
         item = clips[1] if clips.crop is None else clips[1, 0]
         assert item["bad"].startswith("b frame 5: ") and "not a video that can be opened" in item["bad"]

@@ -26,8 +26,8 @@ from PIL import Image
 import detect_actions
 import detect_humans
 import ovstad
-from data import VideoReader
 from detect_actions import Settings, Span, Tracker, Words, detect, main, scores_of
+from video import VideoReader  # noqa: E402
 
 ROOT = Path(detect_actions.__file__).resolve().parent
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"

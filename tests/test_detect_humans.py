@@ -11,12 +11,15 @@ from urllib.error import URLError
 import av
 import numpy as np
 import pytest
+from PIL import Image
 import torch
 from torch import nn
 
 import data
 import detect_humans
 import engine
+from formats.proposals import read_proposals
+from table import Detections, box_iou, make_annotations
 from detect_humans import build_detector, detect_frames, new_detector, one_class
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
@@ -200,7 +203,7 @@ def test_plain_videos_have_a_keyframe_at_the_start_and_every_so_many_seconds(tmp
     write_video(tmp_path / "a.mp4", np.zeros((11, 32, 32, 3), np.uint8))       # the last frame at 1.0 s
     (tmp_path / "frames").mkdir()
     for i in range(46):                                                        # 30 a second: the last at 1.5 s
-        data.Image.new("RGB", (8, 8)).save(tmp_path / "frames" / f"{i + 1:05d}.png")
+        Image.new("RGB", (8, 8)).save(tmp_path / "frames" / f"{i + 1:05d}.png")
     (tmp_path / "text.mp4").write_text("no video")
     table, left_out = detect_humans.table_of_videos([str(tmp_path / name) for name in ("a.mp4", "text.mp4", "frames")], 0.5)
     assert table.keyframe.tolist() == [0, 0.5, 1, 0, 0.5, 1, 1.5] and table.video.tolist() == [0, 0, 0, 2, 2, 2, 2]
@@ -214,7 +217,7 @@ def test_plain_videos_have_a_keyframe_at_the_start_and_every_so_many_seconds(tmp
 
 
 def test_batches_hold_frames_of_one_video_and_are_shared_out_in_order():
-    table = data.make_annotations(["a", "b"], [], [0] * 5 + [1] * 2, list(range(5)) + [0, 1], np.zeros((7, 4)), [-1] * 7)
+    table = make_annotations(["a", "b"], [], [0] * 5 + [1] * 2, list(range(5)) + [0, 1], np.zeros((7, 4)), [-1] * 7)
     batches = detect_humans.keyframe_batches(table, 3)
     assert batches == [[0, 1, 2], [3, 4], [5, 6]]
     for world in (1, 2, 3, 5):
@@ -241,7 +244,7 @@ def test_each_frame_is_decoded_once_however_many_batches(world, monkeypatch):
 def test_a_detection_is_a_proposals_file_of_the_dataset(world, trained, tmp_path, capsys):
     out = detect_humans.detect(arguments(world, tmp_path / "p.csv", "--detector-weights", str(trained)))
     table = data.read_csv(world / "test.csv")
-    proposals = data.read_proposals(out, table)
+    proposals = read_proposals(out, table)
     place = proposals.video.astype(int) * 100 + np.rint(proposals.keyframe * 10).astype(int)
     assert len(np.unique(place)) == 24 and (np.diff(place) >= 0).all()
     assert (np.diff(proposals.score)[np.diff(place) == 0] <= 0).all() and proposals.score.min() >= 0.05
@@ -251,13 +254,13 @@ def test_a_detection_is_a_proposals_file_of_the_dataset(world, trained, tmp_path
 
 
 def test_keyframes_that_are_frames_are_counted_from_one_in_the_file(world, tmp_path, monkeypatch):
-    table = data.make_annotations(["Wave/v1"], ["wave"], [0, 0], [0, 4], [[0, 0, 0.5, 0.5]] * 2, [0, 0],
+    table = make_annotations(["Wave/v1"], ["wave"], [0, 0], [0, 4], [[0, 0, 0.5, 0.5]] * 2, [0, 0],
                                   files=[str(world / "test0.mp4")])
     monkeypatch.setattr(data, "read_dataset", lambda **flags: table)
     monkeypatch.setattr(detect_humans, "build_detector", lambda *args: Fixed([[0, 12, 24, 48]], [1], [0.75]))
     out = detect_humans.detect(detect_humans.parse_args(["--out", str(tmp_path / "p.csv"), "--workers", "0"]))
     assert out.read_text().splitlines() == [f"Wave/v1,{frame},0.00000,0.25000,0.50000,1.00000,,0.750000" for frame in (1, 5)]
-    assert data.read_proposals(out, table).keyframe.tolist() == [0, 4]
+    assert read_proposals(out, table).keyframe.tolist() == [0, 4]
 
 
 def test_a_killed_detection_goes_on_after_its_last_whole_batch(world, tmp_path, monkeypatch):
@@ -313,6 +316,8 @@ WORKER = """
 import sys, torch
 sys.path.insert(0, {root!r})
 import detect_humans
+from formats.proposals import read_proposals  # noqa: E402
+from table import Detections, box_iou, make_annotations  # noqa: E402
 from tests.test_detect_humans import arguments
 from pathlib import Path
 torch.set_num_threads(1)
@@ -371,7 +376,7 @@ def test_a_checkpoint_is_a_detector_that_knows_its_name(trained):
     hits = total = 0
     for (found, scores), truth in zip(detect_frames(detector, frames), boxes):
         for box in truth:
-            pairs = data.pair_iou(found[scores > 0.3], np.repeat([box], (scores > 0.3).sum(), 0))
+            pairs = box_iou(found[scores > 0.3], np.repeat([box], (scores > 0.3).sum(), 0))
             hits, total = hits + (pairs.max(initial=0) > 0.5), total + 1
     assert hits > 0.8 * total
 
@@ -437,8 +442,8 @@ def test_plain_videos_cannot_be_finetuned_on():
 def test_recall_and_precision_at_each_score_as_worked_out_by_hand():
     # two people on the first keyframe, one of them with two labels, nobody on the second
     boxes = [[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0, 0]]
-    table = data.make_annotations(["v"], ["a", "b"], [0] * 4, [0, 0, 0, 9], boxes, [0, 1, 0, -1])
-    found = data.Proposals(np.zeros(3, np.int32), np.array([0, 0, 9], np.int32),
+    table = make_annotations(["v"], ["a", "b"], [0] * 4, [0, 0, 0, 9], boxes, [0, 1, 0, -1])
+    found = Detections(np.zeros(3, np.int32), np.array([0, 0, 9], np.int32),
                            np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 0.8], [0, 0, 1, 1]], np.float32),
                            np.array([0.9, 0.4, 0.6], np.float32))
     measures = detect_humans.measure(table, found)

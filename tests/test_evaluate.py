@@ -14,11 +14,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import evaluate  # noqa: E402
-from data import JHMDB_21, Annotations, read_label_map  # noqa: E402
+from data import JHMDB_21, Annotations  # noqa: E402
 from engine import cli  # noqa: E402
-from evaluate import (COLOURS, Detections, average_precision, box_report, distinct_boxes, frame_map,  # noqa: E402
-                      link_tubes, plot_classes, read_excluded, read_ground_truth, read_predictions, summarise,
-                      video_map, write_label_map, write_predictions)
+from draw import COLOURS, ap_bars  # noqa: E402
+from formats.files import read_label_map, write_label_map  # noqa: E402
+from formats.ucf_jhmdb import read_act_pickle  # noqa: E402
+from formats.predictions import read_excluded, read_ground_truth, read_predictions, write_predictions  # noqa: E402
+from metric import average_precision, box_report, distinct_boxes, frame_map, link_tubes, summarise, video_map  # noqa: E402
+from table import Detections  # noqa: E402
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 needs_samples = pytest.mark.skipif(not SAMPLES.exists(), reason="the real samples are not here")
@@ -113,7 +116,7 @@ def tables(truth, found, classes, size=None):
     keyframe = np.array(columns[0], float).reshape(-1, 2)
     return annotations, Detections(
         keyframe[:, 0].astype(np.int32), keyframe[:, 1].astype(np.float32), np.array(columns[1], float).reshape(-1, 4),
-        np.array(columns[2], np.int32), np.array(columns[3], float))
+        np.array(columns[3], float), np.array(columns[2], np.int32))
 
 
 def random_case(rng):
@@ -291,7 +294,7 @@ def test_the_ground_truth_as_predictions_scores_exactly_one():
               for v in range(3) for s in range(20) for x, y in [(0.1 + 0.3 * rng.integers(3), 0.1 * rng.integers(8))]]
     for protocol in ("ava", "act"):
         truth, _ = tables(people, [], 3, (320, 240))
-        found = Detections(truth.video, truth.keyframe, truth.box, truth.text, np.ones(len(people)))
+        found = Detections(truth.video, truth.keyframe, truth.box, np.ones(len(people)), truth.text)
         result = frame_map(truth, found, protocol)
         assert result["mean_ap"]["all"] == 1.0 and all(entry["ap"] == 1.0 for entry in result["classes"])
 
@@ -329,8 +332,8 @@ def test_real_ucf101_24_agrees_with_the_slow_statement_under_both_protocols():
     moved = np.clip(rows[order, 1:] + rng.integers(-25, 26, (len(rows), 4)), 0, [320, 240, 320, 240])
     guess = np.where(rng.random(len(rows)) < 0.7, truth.text, rng.integers(0, 24, len(rows))).astype(np.int32)
     score = rng.integers(0, 200, len(rows)).astype(np.float32)                    # many ties
-    found = Detections(truth.video, truth.keyframe, (moved / np.array([320, 240, 320, 240])).astype(np.float32), guess, score)
-    perfect = Detections(truth.video, truth.keyframe, truth.box, truth.text, np.ones(len(rows)))
+    found = Detections(truth.video, truth.keyframe, (moved / np.array([320, 240, 320, 240])).astype(np.float32), score, guess)
+    perfect = Detections(truth.video, truth.keyframe, truth.box, np.ones(len(rows)), truth.text)
     assert frame_map(truth, perfect, "act")["mean_ap"]["all"] == 1.0
     whole = {protocol: frame_map(truth, found, protocol) for protocol in ("ava", "act")}
     assert 0.2 < whole["ava"]["mean_ap"]["all"] < whole["act"]["mean_ap"]["all"] < 0.8
@@ -425,7 +428,7 @@ def test_a_written_file_has_outside_keyframes_and_ids_and_scores_as_the_arrays(t
     box = np.array([[0.077, 0, 0.3, 0.8], [1 / 3, 0.2, 1, 1]], np.float32)
     truth = Annotations(["a,b/v_1", "c"], ["walk", 'say "hi"'], np.int32([0, 1]), keyframes, box, np.int32([0, 1]),
                         unit=unit, size=np.int32([[320, 240]] * 2), ids=[14, 3])
-    found = Detections(truth.video, keyframes, box, np.int32([1, 1]), np.array([-12.5, 1 / 3], np.float32))
+    found = Detections(truth.video, keyframes, box, np.array([-12.5, 1 / 3], np.float32), np.int32([1, 1]))
     write_predictions(tmp_path / "p.csv", truth, found)
     with open(tmp_path / "p.csv", newline="") as file:
         rows = list(csv.reader(file))
@@ -787,8 +790,8 @@ def test_several_files_give_each_and_the_mean_with_its_spread(monkeypatch, capsy
 
 def test_both_protocols_are_printed_side_by_side(monkeypatch, capsys, tmp_path):
     truth = Annotations(["c/v"], ["walk"], np.int32([0]), np.int32([0]), np.array([LEFT]), np.int32([0]), size=np.int32([[10, 10]]))
-    monkeypatch.setattr(evaluate, "read_ground_truth", lambda path, labels, split: truth)
-    write_predictions(tmp_path / "p.csv", truth, Detections(truth.video, truth.keyframe, truth.box, truth.text, np.ones(1)))
+    monkeypatch.setattr(evaluate, "read_act_pickle", lambda path, split: truth)
+    write_predictions(tmp_path / "p.csv", truth, Detections(truth.video, truth.keyframe, truth.box, np.ones(1), truth.text))
     status, out, _ = run(monkeypatch, capsys, "--predictions", tmp_path / "p.csv", "--ground-truth", "GT.pkl", "--protocol", "ava", "act")
     assert status == 0 and out.index("protocol ava") < out.index("protocol act")
 
@@ -821,10 +824,10 @@ def test_the_three_splits_of_jhmdb_give_each_and_the_mean(monkeypatch, capsys, t
 
 @needs_samples
 def test_a_real_pickle_scores_its_own_boxes_exactly_one(monkeypatch, capsys, tmp_path):
-    truth = read_ground_truth(SAMPLES / "ucf24" / "pyannot.pkl")
+    truth = read_act_pickle(SAMPLES / "ucf24" / "pyannot.pkl")
     rows = np.flatnonzero(truth.text >= 0)
     write_predictions(tmp_path / "p.csv", truth, Detections(truth.video[rows], truth.keyframe[rows], truth.box[rows],
-                                                            truth.text[rows], np.ones(len(rows), np.float32)))
+                                                            np.ones(len(rows), np.float32), truth.text[rows]))
     status, out, _ = run(monkeypatch, capsys, "--predictions", tmp_path / "p.csv", "--ground-truth", SAMPLES / "ucf24" / "pyannot.pkl")
     assert status == 0 and "protocol act" in out and "mAP  all 100.00" in out
     assert "keyframes 159289  boxes 170522  ground truth 170580  predictions 170580" in out
@@ -851,7 +854,6 @@ def test_flags_of_the_other_way_to_score_are_refused(monkeypatch, capsys, flags,
     assert status == 2 and err.count("\n") == 1 and message in err
 
 
-def test_a_plot_without_any_counted_class_is_still_a_picture(tmp_path):
+def test_a_plot_without_any_counted_class_is_still_a_picture():
     truth, found = tables([], [], 2)
-    plot_classes(frame_map(truth, found), tmp_path / "r.png")
-    assert Image.open(tmp_path / "r.png").size[0] > 100
+    assert ap_bars("nothing", frame_map(truth, found)["classes"]).size[0] > 100

@@ -19,6 +19,8 @@ import engine  # noqa: E402
 import evaluate  # noqa: E402
 import ovstad  # noqa: E402
 import toy  # noqa: E402
+from formats.proposals import write_proposals  # noqa: E402
+from table import Detections  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def test_resuming_with_other_settings_starts_afresh(checkpoint, tmp_path):
 def test_proposals_replace_the_annotated_boxes_and_the_report_says_which_is_the_bottleneck(world, checkpoint, tmp_path):
     truth = data.read_csv(world / "test.csv")
     half = np.arange(len(truth)) % 2 == 0                    # a detector that misses every second person
-    data.write_proposals(tmp_path / "half.csv", truth, data.Proposals(truth.video[half], truth.keyframe[half], truth.box[half],
+    write_proposals(tmp_path / "half.csv", truth, Detections(truth.video[half], truth.keyframe[half], truth.box[half],
                                                                       np.linspace(0.5, 0.9, half.sum(), dtype=np.float32)))
     result = score(checkpoint, tmp_path / "out", "--proposals", tmp_path / "half.csv", "--localisation")[0]
     assert result["proposals"] == half.sum() and result["box_report"]["recall"] == pytest.approx(half.sum() / len(truth))

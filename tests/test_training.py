@@ -333,7 +333,7 @@ def test_mostly_unreadable_videos_stop_the_run(world, tmp_path):
     (world / "broken.mp4").write_bytes(b"not a video")
     (world / "broken.csv").write_text("\n".join(f"broken.mp4,{second},0.1,0.1,0.5,0.9,waving" for second in range(80)))
     error = fails(world, train_align, tmp_path / "out", "--csv", world / "broken.csv", "--iterations", "50", "--batch-size", "16")
-    assert "64 of 64 clips could not be read" in error and "data.py check" in error
+    assert "64 of 64 clips could not be read" in error and "check_data.py" in error
 
 
 @pytest.mark.parametrize("script, wrong, message", [

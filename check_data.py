@@ -1,0 +1,134 @@
+"""Reads a dataset and says what is in it, what is missing and what is wrong."""
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from data import ClipDataset, add_dataset_flags, read_dataset
+from draw import contact_sheet
+from engine import HelpFormatter, cli
+from formats.files import parallel
+from metric import frame_map
+from table import Annotations, Detections
+from video import open_video, packet_index
+
+
+PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}  # Table 1: sentences and pairs
+
+
+def samples_of(table: Annotations) -> int:
+    """How many (video, text) pairs a table has: a sentence of an alignment set and its part of a tube."""
+    rows = table.text >= 0
+    return len(np.unique(table.video[rows].astype(np.int64) * len(table.texts) + table.text[rows]))
+
+
+def print_report(table: Annotations, dataset: str) -> None:
+    labelled = table.text >= 0
+    counts = np.bincount(table.text[labelled], minlength=len(table.texts))
+    there = sum(bool(file) for file in table.files)
+    empty = int((~table.box.any(axis=1)).sum())
+    print(f"videos     {len(table.videos):>10,}   on disk {there:,}, missing {len(table.videos) - there:,}")
+    print(f"keyframes  {len(table.keyframe_starts()) - 1:>10,}   with nobody {empty:,}")
+    print(f"pairs      {labelled.sum():>10,}   of a box and a text")
+    print(f"texts      {len(table.texts):>10,}   without a pair {(counts == 0).sum():,}")
+    print(f"samples    {samples_of(table):>10,}   of a text in a video")
+    if dataset in PAPER_COUNTS:
+        print("the paper's Table 1 has {:,} sentences and {:,} pairs, it seems of all splits: --split all".format(
+            *PAPER_COUNTS[dataset]))
+    if len(table.texts) <= 100:
+        for i, (text, count) in enumerate(zip(table.texts, counts)):
+            print(f"{table.ids[i] if table.ids else i + 1:>4}  {count:>9,}  {text}")
+
+
+def truth_scores_one(table: Annotations) -> float:
+    """Frame mAP of the ground truth given as predictions of score 1: exactly 1.0, or the table is wrong."""
+
+    rows = table.text >= 0
+    found = Detections(table.video[rows], table.keyframe[rows], table.box[rows],
+                       np.ones(rows.sum()), table.text[rows])
+    protocol = "ava" if table.size is None else "act"          # two people in one and the same box: act allows it
+    return frame_map(table, found, protocol)["mean_ap"]["all"]
+
+
+def video_fault(job: tuple[str, float, str]) -> str:
+    """Why a video cannot be read as far as its last keyframe, or "".
+
+    job: its file, that keyframe, and its unit.
+    """
+    file, last, unit = job
+    try:
+        reader = open_video(file)
+        reader.clip(0, frames=1)
+        if unit == "frame":
+            index = (reader.files,) if os.path.isdir(file) else packet_index(file)
+            length, unit = (len(index[0]) if index else math.inf), "frames"
+        elif os.path.isdir(file):
+            length = len(reader.files) / reader.fps
+        else:
+            length = (reader.container.duration or math.inf) / av.time_base
+        reader.close()
+        return f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}" if last >= length else ""
+    except Exception as error:
+        # a broken file may raise anything; it becomes a line
+        return f"{file}: {type(error).__name__}: {error}".splitlines()[0]
+
+
+def sample_keyframes(table: Annotations, count: int = 24, seed: int = 0) -> Image.Image | None:
+    """A contact sheet of random keyframes of a table with their boxes and texts; None if nobody is on any."""
+    clips = ClipDataset(table, frames=1, stride=1, short_side=240, patch=1)
+    pictures, boxes, texts = [], [], []
+    for index in np.random.default_rng(seed).permutation(len(clips)):
+        item = clips[int(index)] if len(clips.boxes_of(index)[1]) else {"bad": "nobody in it"}
+        if "bad" in item:
+            continue
+        pictures.append(item["video"][0])                                        # (3, H, W)
+        boxes.append(item["boxes"])
+        texts.append(["; ".join(table.texts[text] for box, text in item["labels"].tolist() if box == i)
+                      for i in range(len(item["boxes"]))])
+        if len(pictures) == count:
+            break
+    return contact_sheet(pictures, boxes, texts) if pictures else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        formatter_class=HelpFormatter,
+        description="Read a dataset and say what is in it, what is missing and what is broken.")
+    add_dataset_flags(parser)
+    parser.add_argument("--split", default="train", help="train, val, test, or all")
+    parser.add_argument("--out", default="runs/check", help="folder for faults.txt and contact_sheet.png")
+    args = parser.parse_args()
+
+    table = read_dataset(**vars(args))
+    print_report(table, args.dataset)
+    if len(table.texts) <= 100 and (table.text >= 0).any():
+        score = truth_scores_one(table)
+        doubt = "" if score == 1 else ", not 1: two people of one class share a box, or the table is wrong"
+        print(f"the ground truth as predictions scores {score:.6f}{doubt}")
+    missing = [f"{video}: no video" for video, file in zip(table.videos, table.files) if not file]
+    first = table.keyframe_starts()[:-1]
+    last = np.zeros(len(table.videos))
+    np.maximum.at(last, table.video[first], table.keyframe[first])
+    last -= 0 if table.start_sec is None else table.start_sec
+    jobs = [(file, last[v], table.unit_of(v)) for v, file in enumerate(table.files) if file]
+    broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    faults = "".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken])
+    (out / "faults.txt").write_text(faults, encoding="utf-8")
+    print(f"faults     {len(table.faults):,} in the annotation, {len(missing):,} videos missing, "
+          f"{len(broken):,} broken or too short: {out / 'faults.txt'}")
+    if len(missing) < len(table.videos):
+        if sheet := sample_keyframes(table):
+            sheet.save(out / "contact_sheet.png")
+        print(f"look at {out / 'contact_sheet.png'}: do the boxes hold the people, do the texts say what they do?")
+    return 0
+
+
+if __name__ == "__main__":
+    cli(main)
