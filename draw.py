@@ -1,11 +1,23 @@
-"""All pictures: boxes with words on frames, a contact sheet, bars of AP. Each function returns an image."""
+"""All pictures: a contact sheet, bars of AP, and the page beside an annotated video."""
 
-from PIL import Image, ImageDraw, ImageFont
+import colorsys
+import html
+import json
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote
 
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.utils import draw_bounding_boxes, make_grid
+
+
+def colour_of(number: int, saturation: float = 0.7) -> tuple[int, int, int]:
+    """RGB; successive numbers lie far apart on the colour circle."""
+    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(number * 0.618 % 1, saturation, 1.0))
 
 
 def contact_sheet(pictures: list[Tensor], boxes: list[Tensor], texts: list[list[str]]) -> Image.Image:
@@ -47,3 +59,35 @@ def ap_bars(title: str, classes: list[dict]) -> Image.Image:
         draw.rectangle((left, y + 2, right, y + row - 3), COLOURS[entry["split"]])
         draw.text((right + 6, y + row // 2), f"{100 * entry['ap']:.2f}", "black", font, anchor="lm")
     return image
+
+
+# ---------------------------------------------------------------- a page beside a video
+
+PAGE = Path(__file__).with_name("assets") / "page.html"
+
+
+def write_page(path, title: str, video_file: str | None, spans: list[tuple[int, str, float, float, float]],
+               tracks: list[tuple[int, float, float]], actions: list[str], seconds: float, novel=()) -> None:
+    """One HTML file that opens from disk: the annotated video, and below it who does what when, to be clicked.
+
+    video_file: name of the annotated video in the page's folder, or None. spans: (track, action, start, end,
+    score), seconds; tracks: (track, first and last second); actions: all words, novel: those of them to star.
+    """
+    def hexadecimal(colour) -> str:
+        return "#" + bytes(colour).hex()
+
+    columns = {action: c for c, action in enumerate(actions)}
+    people = [[track, start, end, hexadecimal(colour_of(track))] for track, start, end in sorted(tracks)]
+    # people have bright colours, as in the video; words are dark, so that white figures can be read on them
+    words = [[action, hexadecimal(side * 5 // 8 for side in colour_of(c, 0.5)), action in novel]
+             for action, c in columns.items()]
+    data = {"seconds": seconds, "people": people, "words": words,
+            "spans": [[track, columns[action], *rest] for track, action, *rest in spans]}
+    source = quote(os.fsencode(video_file or ""))
+    video = f'<video id="video" controls preload="metadata" src="{source}"></video>'
+    parts = {"title": html.escape(title), "video": video if video_file else "",
+             "data": json.dumps(data).replace("<", "\\u003c")}             # no </script> and no <!-- inside
+    page = re.sub(r"\{\{(\w+)\}\}", lambda part: parts[part[1]], PAGE.read_text(encoding="utf-8"))
+    temporary = Path(f"{path}.part")
+    temporary.write_bytes(page.encode("utf-8", "replace"))
+    os.replace(temporary, path)

@@ -1,0 +1,155 @@
+"""The page beside a video, in a real browser; the pictures that draw.py makes."""
+
+import json
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import draw
+
+HOSTILE = """</script><img src=x onerror="document.title='owned'"><!-- <script> ' & {{data}}"""
+SPANS = [(1, "wave", 1.0, 2.5, 0.9), (1, HOSTILE, 3.0, 4.0, 0.6), (2, "wave", 0.5, 1.5, 0.75)]
+TRACKS = [(1, 0.5, 4.5), (2, 0.0, 2.0), (3, 2.0, 3.0)]
+
+
+def write_film(path, seconds: int = 5) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(10 * seconds):
+            grey = np.full((48, 64, 3), 5 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+class Browser:
+    """A headless Chromium that is driven over chromedriver's HTTP protocol."""
+
+    def __init__(self, driver: str, chromium: str):
+        self.process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
+        port = next(line.split()[-1].rstrip(".") for line in self.process.stdout if "successfully on port" in line)
+        self.address = f"http://127.0.0.1:{port}/session"
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,900",
+                 "--autoplay-policy=no-user-gesture-required"]
+        options = {"goog:chromeOptions": {"binary": chromium, "args": flags}, "goog:loggingPrefs": {"browser": "ALL"}}
+        session = self.call("", {"capabilities": {"alwaysMatch": options}})
+        self.address += "/" + session["sessionId"]
+
+    def call(self, command: str, body: dict):
+        request = urllib.request.Request(self.address + command, json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        return json.load(urllib.request.urlopen(request, timeout=60))["value"]
+
+    def open(self, path: Path) -> None:
+        self.call("/url", {"url": path.as_uri()})
+
+    def run(self, script: str):
+        return self.call("/execute/sync", {"script": script, "args": []})
+
+    def wait_for(self, script: str) -> bool:
+        for _ in range(100):
+            if self.run(script):
+                return True
+            time.sleep(0.1)
+        return False
+
+    def click(self, css: str) -> None:
+        element = self.call("/element", {"using": "css selector", "value": css})
+        self.call(f"/element/{next(iter(element.values()))}/click", {})
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.call("/se/log", {"type": "browser"}) if entry["level"] == "SEVERE"]
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if not (driver and chromium):
+        pytest.skip("the page is tested in a browser: neither chromium nor chromedriver may be missing")
+    browser = Browser(driver, chromium)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    write_film(folder / "a: 100% & b's.mp4")
+    draw.write_page(folder / "film.html", "a <b> & c", "a: 100% & b's.mp4", SPANS, TRACKS, ["wave", HOSTILE, "run"],
+                    5.0, novel=["wave"])
+    return folder / "film.html"
+
+
+def test_page_is_one_file_in_which_names_stay_data(page):
+    text = page.read_text()
+    assert sorted(path.name for path in page.parent.iterdir()) == ["a: 100% & b's.mp4", "film.html"]
+    assert text.count("</script>") == 2 and "<img" not in text and "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "<title>a &lt;b&gt; &amp; c</title>" in text and 'src="a%3A%20100%25%20%26%20b%27s.mp4"' in text
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert [name for name, _, _ in data["words"]] == ["wave", HOSTILE, "run"]
+    assert data["spans"][1] == [1, 1, 3.0, 4.0, 0.6]
+
+
+def test_page_loads_in_a_browser_without_errors_and_hostile_names_are_text(browser, page):
+    browser.open(page)
+    assert browser.wait_for("return video.readyState > 0") and browser.errors() == []
+    assert browser.run("return document.title") == "a <b> & c"
+    assert browser.run("return document.querySelectorAll('img').length") == 0
+    labels = browser.run("return [...document.querySelectorAll('#words label')].map(label => label.textContent)")
+    assert labels == ["wave ★", HOSTILE, "run"]
+    rows = browser.run("return [...document.querySelectorAll('tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+    assert rows == [["#2", "wave ★", "0.5 s", "1.5 s", "0.75"], ["#1", "wave ★", "1.0 s", "2.5 s", "0.90"],
+                    ["#1", HOSTILE, "3.0 s", "4.0 s", "0.60"]]
+    texts = browser.run("return [...rows.querySelectorAll('text')].map(t => t.textContent)")
+    assert "none of these" in texts                                      # the third person
+
+
+def test_click_on_a_span_plays_it_and_stops_at_its_end(browser, page):
+    browser.open(page)
+    browser.wait_for("return video.readyState > 0")
+    browser.click(".span[aria-label*='0.60']")
+    assert browser.run("return until") == 4.0 and 3.0 <= browser.run("return video.currentTime") < 4.2
+    browser.run("video.currentTime = 3.9")
+    assert browser.wait_for("return video.paused && until === null")
+    browser.click("tbody tr:first-child")
+    assert browser.run("return until") == 1.5 and browser.run("return video.currentTime") < 1.7
+
+
+def test_hover_tells_the_score(browser, page):
+    browser.open(page)
+    browser.run("document.querySelector('.span').dispatchEvent(new MouseEvent('mousemove', {bubbles: true}))")
+    assert browser.run("return tip.hidden ? '' : tip.textContent") == "#1 wave ★ 0.90, 1.0 s to 2.5 s"
+
+
+def test_people_and_words_are_switched_off_and_the_table_is_sorted(browser, page):
+    def scores() -> list[str]:
+        return browser.run("return [...document.querySelectorAll('td:last-child')].map(cell => cell.textContent)")
+
+    browser.open(page)
+    browser.click("th:last-child button")
+    assert scores() == ["0.60", "0.75", "0.90"]
+    browser.click("th:last-child button")
+    assert scores() == ["0.90", "0.75", "0.60"]
+    browser.click("#people label:nth-of-type(1)")
+    assert scores() == ["0.75"] and browser.run("return document.querySelectorAll('.span').length") == 1
+    browser.click("#people button")
+    browser.click("#words label:nth-of-type(1)")
+    assert scores() == ["0.60"]
+
+
+def test_page_without_video_or_people_says_so(browser, tmp_path):
+    draw.write_page(tmp_path / "empty.html", "empty", None, [], [], ["wave"], 0.0)
+    browser.open(tmp_path / "empty.html")
+    assert browser.run("return document.getElementById('note').textContent") == "Nobody was found."
+    assert browser.run("return video") is None and browser.errors() == []
