@@ -1,0 +1,340 @@
+"""Labelled videos in, tracks out: CVAT's XML "CVAT for video 1.1", and COCO's JSON of videos.
+
+    annotations.xml of CVAT, or the .zip it comes in  --read_cvat--> [Labelled]  --rows_of--> annotations CSV
+    {"videos", "images", "annotations", "categories"} --read_coco--> [Labelled]
+    people found by detect_actions.py                 --write_cvat-> annotations.xml, to be corrected in CVAT
+
+What a person does is told by the attributes of the label: a checkbox that is ticked is an action of the attribute's
+name, a select, radio or text attribute one of its value. A label without such attributes is itself the action.
+Between the boxes of a file, boxes are interpolated as CVAT does it: linearly, with the attributes of the box before.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import xml.etree.ElementTree as ET
+import zipfile
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from formats.files import load_json, replacing
+from video import numbered_frames, open_container, open_video, packet_index
+
+SIDES = ("xtl", "ytl", "xbr", "ybr")
+LARGEST = 512 * 2 ** 20                                      # bytes of a file that is read
+NOTHING = {"", "none", "__undefined__", "false"}             # values of attributes that name no action
+NO_ACTIONS = {"occluded", "outside", "keyframe", "track_id", "rotation", "is_crowd"}   # what tools write beside them
+
+# (0-based frame, box in pixels xyxy, actions); actions None: out of the picture from this frame on
+Entry = tuple[int, tuple[float, float, float, float], tuple[str, ...] | None]
+
+
+@dataclass
+class Labelled:
+    """What people labelled in one video."""
+
+    video: str                    # name of the file, or of the folder of frames, as the tool knew it
+    frames: range | list[int]     # 0-based frames that were labelled, ascending
+    size: tuple[int, int] | None  # width, height of the picture; None: not told
+    tracks: dict[int, list[Entry]] = field(default_factory=dict)           # by ascending frame
+    faults: list[str] = field(default_factory=list)          # what was left out, and why
+
+
+# ---------------------------------------------------------------- CVAT in
+
+def read_cvat(path) -> list[Labelled]:
+    """The videos of a task, job or project that was exported as "CVAT for video 1.1"."""
+    videos, labels = {}, {}                                  # by task; {label: {attribute: kind of input}}
+    try:
+        for _, element in ET.iterparse(io.StringIO(xml_text(path))):
+            if element.tag == "meta":
+                videos, labels = read_meta(element, path)
+            elif element.tag == "track":
+                task = element.get("task_id", next(iter(videos), None))
+                if task not in videos:
+                    raise ValueError(f"{path}: track {element.get('id')} is of task {task}, "
+                                     "which a <meta> before it does not list")
+                add_track(videos[task], element, labels.get(element.get("label"), {}), path)
+                element.clear()                              # of long videos only the numbers are kept
+            elif element.tag == "image":
+                raise ValueError(f"{path}: holds <image> elements; export the task as \"CVAT for video 1.1\"")
+    except ET.ParseError as error:
+        raise ValueError(f"{path}:{error.position[0]}: not XML ({error}); export it again") from None
+    if not videos:
+        raise ValueError(f"{path}: no <meta> with a <task> or <job>; expected an export \"CVAT for video 1.1\"")
+    return list(videos.values())
+
+
+def xml_text(path) -> str:
+    """The text of an XML file or of annotations.xml in a .zip; ValueError where parsing it would not be safe."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next((name for name in archive.namelist() if name.endswith(".xml")), "annotations.xml")
+                with archive.open(name) as file:
+                    content = file.read(LARGEST + 1)
+        else:
+            with open(path, "rb") as file:
+                content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"{path}: more than {LARGEST >> 20} MB of XML; export fewer videos at once")
+        text = content.decode("utf-8-sig")                   # no other encoding, in which a DOCTYPE could hide
+    except (KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: neither XML in UTF-8 nor a .zip with it ({error})") from None
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise ValueError(f"{path}: defines a DOCTYPE or entities, which can blow up without end; CVAT writes none")
+    return text
+
+
+def read_meta(meta: ET.Element, path) -> tuple[dict[str, Labelled], dict[str, dict[str, str]]]:
+    videos = {}
+    for task in [*meta.iter("task"), *meta.iter("job")]:
+        def number(tag: str, default: int | None = None) -> int:
+            text = task.findtext(tag, "" if default is None else str(default)).strip()
+            if not text.isdecimal():
+                raise ValueError(f"{path}: <{tag}> of task {task.findtext('id')} is {text!r}, not a number")
+            return int(text)
+
+        step = task.findtext("frame_filter", "").replace(" ", "").removeprefix("step=")
+        step, start = int(step) if step.isdecimal() else 1, number("start_frame", 0)
+        told = task.find("stop_frame") is not None
+        stop = number("stop_frame") if told else start + (number("size") - 1) * step
+        size = number("original_size/width", 0), number("original_size/height", 0)
+        name = (task.findtext("source") or task.findtext("name") or "").strip()
+        videos[task.findtext("id")] = Labelled(name, range(start, stop + 1, step), size if all(size) else None)
+    labels = {label.findtext("name"): {attribute.findtext("name"): attribute.findtext("input_type")
+                                       for attribute in label.iter("attribute")} for label in meta.iter("label")}
+    return videos, labels
+
+
+def add_track(video: Labelled, track: ET.Element, kinds: dict[str, str], path) -> None:
+    """Add a <track> to the video's; kinds: {attribute of its label: checkbox, select, radio, text or number}."""
+    entries, values, name = {}, {}, f"track {track.get('id')}"
+    for shape in track:
+        where = f"{name}, frame {shape.get('frame')}"
+        if shape.tag != "box":
+            video.faults.append(f"{where}: <{shape.tag}> is not a box")
+            continue
+        try:
+            frame, box = int(shape.get("frame", "")), tuple(float(shape.get(side, "")) for side in SIDES)
+            turned = float(shape.get("rotation", 0))
+        except ValueError as error:
+            raise ValueError(f"{path}: {where}: {error}; expected numbers in frame and {', '.join(SIDES)}") from None
+        if frame < 0 or not all(map(math.isfinite, box)) or turned % 360:
+            raise ValueError(f"{path}: {where}: {box}, turned by {turned:g} degrees; expected an upright box in pixels")
+        # an attribute that is not written stays what it was
+        values |= {one.get("name"): (one.text or "").strip() for one in shape.iter("attribute")}
+        said = None if shape.get("outside") == "1" else actions_of(track.get("label"), values, kinds)
+        entries[frame] = frame, box, said
+    number = int(track.get("id", "")) if track.get("id", "").isdecimal() else -1
+    if number < 0 or number in video.tracks:
+        number = max(video.tracks, default=0) + 1
+    video.tracks[number] = sorted(entries.values())
+
+
+def actions_of(label: str, values: dict[str, str], kinds: dict[str, str]) -> tuple[str, ...]:
+    """The actions that a box's attributes tell, or its label if that has none that could."""
+    kinds = {name: "checkbox" if value in ("true", "false") else "select" for name, value in values.items()} | kinds
+    found = [name if kinds[name] == "checkbox" else value for name, value in values.items()
+             if kinds[name] != "number" and value.lower() not in NOTHING]
+    return tuple(found) if set(kinds.values()) - {"number"} else (label,)
+
+
+# ---------------------------------------------------------------- COCO in
+
+def read_coco(path) -> list[Labelled]:
+    """The videos of a JSON in COCO's layout with "videos" (as CocoVID): images have video_id and 0-based frame_id.
+
+    A track is track_id or instance_id, of the annotation or of its attributes; pixel boxes are x, y, width, height.
+    """
+    if os.path.getsize(path) > LARGEST:
+        raise ValueError(f"{path}: more than {LARGEST >> 20} MB of JSON; export fewer videos at once")
+    what = "the file"
+    try:
+        content = load_json(path)
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        videos, frame_of, numbers, boxes = {}, {}, {}, {}
+        for video in content["videos"]:
+            what = f"video {video}"
+            videos[video["id"]] = Labelled(video.get("name") or video["file_name"], [], size_in(video))
+        for image in content["images"]:
+            what = f"image {image}"
+            video, frame = videos[image["video_id"]], int(image["frame_id"])
+            frame_of[image["id"]] = image["video_id"], frame
+            video.frames.append(frame)
+            video.size = video.size or size_in(image)
+        for one in content["annotations"]:
+            what = f"annotation {one}"
+            video, frame = frame_of[one["image_id"]]
+            attributes = one.get("attributes") or {}
+            track = next((source[key] for source in (one, attributes) for key in ("track_id", "instance_id")
+                          if key in source), f"alone {one['id']}")
+            values = {name: str(value).lower() if isinstance(value, bool) else str(value).strip()
+                      for name, value in attributes.items() if name not in NO_ACTIONS}
+            x, y, width, height = map(float, one["bbox"])
+            number = numbers.setdefault((video, track), len(numbers) + 1)
+            boxes.setdefault((video, number), {})[frame] = (
+                (x, y, x + width, y + height), actions_of(names[one["category_id"]], values, {}))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: {what[:200]}: {type(error).__name__} {error}; expected COCO's layout: videos (id, "
+                         "name), images (id, video_id, frame_id), annotations (id, image_id, category_id, bbox)"
+                         ) from None
+    for video in videos.values():
+        video.frames = sorted(set(video.frames))
+    for (video, number), own in boxes.items():               # a frame on which a track has no box is without it
+        videos[video].tracks[number] = [(frame, *own.get(frame, ((0, 0, 0, 0), None)))
+                                        for frame in videos[video].frames]
+    return list(videos.values())
+
+
+def size_in(record: dict) -> tuple[int, int] | None:
+    return (record["width"], record["height"]) if record.get("width") and record.get("height") else None
+
+
+# ---------------------------------------------------------------- to the annotations CSV
+
+def entry_at(entries: list[Entry], frame: int) -> Entry | None:
+    """A track's box in pixels and its actions at a frame, interpolated; None where it is not in the picture."""
+    after = bisect_right(entries, frame, key=lambda entry: entry[0])
+    if not after or entries[after - 1][2] is None:
+        return None
+    first, box, actions = entries[after - 1]
+    if after < len(entries):                                 # also towards a box at which it leaves the picture
+        last, towards, _ = entries[after]
+        share = (frame - first) / (last - first)
+        box = tuple(a + (b - a) * share for a, b in zip(box, towards))
+    return frame, box, actions
+
+
+def frame_seconds(path: str) -> np.ndarray:
+    """When each frame of a video or folder appears: (frames,) seconds after the first."""
+    if os.path.isdir(path):
+        reader = open_video(path)
+        return np.arange(len(numbered_frames(path))) / reader.fps
+    container, stream = open_container(path)
+    with container:
+        index, second = packet_index(path), float(stream.time_base)
+        if index is None:                                    # frames can only be counted
+            return np.arange(stream.frames) / float(stream.average_rate or 25)
+        return (index[0] - (stream.start_time or 0)) * second
+
+
+def rows_of(labelled: Labelled, seconds: np.ndarray, size: tuple[int, int], every: float, video: str,
+            first: int = 0) -> list[tuple]:
+    """Rows of the annotations CSV: keyframes at least `every` seconds apart, on each all people that do something.
+
+    seconds: of each frame of the video; size: width, height of the boxes' picture; video: its path in the CSV;
+    first: what the tracks' numbers are counted up from. A keyframe on which nobody does anything is a row of two. What is left out is added to the faults.
+    """
+    rows, last, idle, used = [], -math.inf, 0, set()
+    for frame in labelled.frames:
+        if frame >= len(seconds):
+            labelled.faults.append(f"labelled up to frame {labelled.frames[-1]}, but {video} has {len(seconds)} frames")
+            break
+        if seconds[frame] < last + every - 1e-3:
+            continue
+        last, before = seconds[frame], len(rows)
+        # inside the frame's time on screen, so that no rounding finds the frame before it
+        keyframe = f"{math.ceil(1000 * last + 0.5) / 1000:.3f}"
+        for track, entries in labelled.tracks.items():
+            if (entry := entry_at(entries, frame)) is None:
+                continue
+            used.add(track)
+            box = [f"{min(max(side / length, 0), 1):.6f}" for side, length in zip(entry[1], 2 * size)]
+            if float(box[0]) >= float(box[2]) or float(box[1]) >= float(box[3]):
+                labelled.faults.append(f"track {track}, frame {frame}: the box is outside the picture")
+                continue
+            idle += not entry[2]
+            rows += [(video, keyframe, *box, text, first + track) for text in dict.fromkeys(entry[2])]
+        if len(rows) == before:
+            rows.append((video, keyframe))
+    if idle:
+        labelled.faults.append(f"{idle} boxes of people without an action are left out")
+    labelled.faults += [f"track {track} lies between keyframes, which are {every:g} seconds apart"
+                        for track in labelled.tracks if track not in used]
+    return rows
+
+
+def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
+    """Write CVAT's or COCO's files as one annotations CSV, its videos relative to it; returns what was left out.
+
+    root: the folder of the videos, by default each file's own. every: seconds between keyframes at least
+    (our choice: an action lasts longer). FileNotFoundError if a video is not there.
+    """
+    out, rows, faults, taken = Path(out), [], [], {}
+    for path in paths:
+        folder = Path(root or Path(path).parent)
+        for labelled in (read_coco if str(path).endswith(".json") else read_cvat)(path):
+            file = folder / labelled.video
+            if not labelled.video or not file.exists():
+                raise FileNotFoundError(f"{path}: its video {labelled.video!r} is not in {folder}; put it there, or "
+                                        "name the folder that it is in")
+            size = labelled.size
+            if size is None:
+                reader = open_video(file)
+                size = reader.clip(0, 1).shape[2:0:-1]
+                reader.close()
+            first = taken.get(file, 0)                       # a video's jobs in several files: other people
+            taken[file] = first + max(labelled.tracks, default=0) + 1
+            rows += rows_of(labelled, frame_seconds(str(file)), size, every, os.path.relpath(file, out.parent), first)
+            faults += [f"{path}: {fault}" for fault in labelled.faults]
+    with replacing(out) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["video", "keyframe", "x1", "y1", "x2", "y2", "text", "person"])
+        writer.writerows(rows)
+    return faults
+
+
+# ---------------------------------------------------------------- CVAT out
+
+def cvat_labels(actions: list[str], label: str = "person") -> list[dict]:
+    """What CVAT's label editor takes under "Raw" (as JSON) before our tracks are uploaded: a checkbox an action."""
+    return [{"name": label, "attributes": [{"name": action, "mutable": True, "input_type": "checkbox",
+                                            "default_value": "false", "values": ["false"]} for action in actions]}]
+
+
+def write_cvat(path, video: str, size: tuple[int, int], frames: int, tracks: dict[int, list[Entry]],
+               actions: list[str]) -> None:
+    """Tracks as "CVAT for video 1.1", one label "person" with a checkbox an action; beside it cvat_labels as JSON.
+
+    video: name of its file; size: width, height in pixels; frames: their number. CVAT interpolates between the
+    frames of a track's entries; behind the last one the track ends.
+    """
+    root = ET.Element("annotations")
+    ET.SubElement(root, "version").text = "1.1"
+    task = ET.SubElement(ET.SubElement(root, "meta"), "task")
+    for tag, text in [("name", video), ("size", frames), ("mode", "interpolation"), ("start_frame", 0),
+                      ("stop_frame", frames - 1), ("source", video)]:
+        ET.SubElement(task, tag).text = str(text)
+    original = ET.SubElement(task, "original_size")
+    ET.SubElement(original, "width").text, ET.SubElement(original, "height").text = map(str, size)
+    labels = cvat_labels(actions)
+    for one in labels:
+        label = ET.SubElement(ET.SubElement(task, "labels"), "label")
+        ET.SubElement(label, "name").text = one["name"]
+        attributes = ET.SubElement(label, "attributes")
+        for attribute in one["attributes"]:
+            element = ET.SubElement(attributes, "attribute")
+            for tag, value in attribute.items():
+                ET.SubElement(element, tag).text = value[0] if tag == "values" else str(value)
+    for number, entries in sorted(tracks.items()):
+        track = ET.SubElement(root, "track", id=str(number), label=labels[0]["name"], source="auto")
+        last, box, said = entries[-1]
+        if said is not None and last + 1 < frames:
+            entries = [*entries, (last + 1, box, None)]
+        for frame, box, said in entries:
+            sides = {side: f"{pixel:.3f}" for side, pixel in zip(SIDES, box)}
+            element = ET.SubElement(track, "box", frame=str(frame), keyframe="1", outside=str(int(said is None)),
+                                    occluded="0", **sides, z_order="0")
+            for action in actions:
+                ET.SubElement(element, "attribute", name=action).text = str(action in (said or ())).lower()
+    ET.indent(root)
+    with replacing(path, binary=True) as file:
+        ET.ElementTree(root).write(file, "utf-8", xml_declaration=True)
+    with replacing(Path(path).with_suffix(".labels.json")) as file:
+        json.dump(labels, file, indent=1)
