@@ -1,8 +1,9 @@
-"""All pictures: a contact sheet, bars of AP, and the page beside an annotated video."""
+"""All pictures: a contact sheet, bars of AP, curves of a run, and the page beside an annotated video."""
 
 import colorsys
 import html
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -59,6 +60,57 @@ def ap_bars(title: str, classes: list[dict]) -> Image.Image:
         draw.rectangle((left, y + 2, right, y + row - 3), COLOURS[entry["split"]])
         draw.text((right + 6, y + row // 2), f"{100 * entry['ap']:.2f}", "black", font, anchor="lm")
     return image
+
+
+# ---------------------------------------------------------------- the curves of a training run
+
+def ticks_between(low: float, high: float, is_log: bool, count: int = 4) -> list[float]:
+    """Round numbers in [low, high], about `count`: 1, 2 or 5 times a power of ten, or multiples of one of these."""
+    powers = range(math.floor(math.log10(low if is_log else (high - low) / count)), math.ceil(math.log10(high)) + 1)
+    rounds = [factor * 10.0 ** power for power in powers for factor in (1, 2, 5)]
+    if is_log:
+        inside = [tick for tick in rounds if low <= tick <= high]
+        return inside[::-(-len(inside) // count)]
+    step = next(step for step in rounds if step * count >= high - low)
+    return [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def draw_curves(log_path, png_path) -> None:
+    """A PNG of what a log.jsonl tells of each step (loss, lr, tau, clips a second), a panel each.
+
+    Axes begin at 0; that of a loss that fell to a twentieth is logarithmic.
+    """
+    lines = [json.loads(line) for line in Path(log_path).read_text().splitlines() if line.endswith("}")]
+    names = [name for name in (lines[-1] if lines else {}) if name not in ("step", "data_wait")]
+    width, height, left, top, right, bottom = 520, 250, 70, 34, 500, 215
+    image = Image.new("RGB", (2 * width, max(-(-len(names) // 2), 1) * height), "white")
+    canvas, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    for panel, name in enumerate(names):
+        x0, y0 = panel % 2 * width, panel // 2 * height
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        steps, values = zip(*points)
+        is_log = name == "loss" and max(values) > 20 * min(values) > 0
+        low, high = min(values) if is_log else min(*values, 0), max(*values, 1e-12)
+        scale = math.log10 if is_log else float
+
+        def at(step: float, value: float) -> tuple[float, float]:
+            across = (step - steps[0]) / max(steps[-1] - steps[0], 1)
+            return (x0 + left + (right - left) * across,
+                    y0 + bottom - (bottom - top) * (scale(value) - scale(low)) / (scale(high) - scale(low)))
+
+        canvas.text((x0 + left, y0 + 8), f"{name}  {values[-1]:.4g} at step {steps[-1]:,}", "black", font)
+        for tick in ticks_between(low, high, is_log):
+            y = at(steps[0], tick)[1]
+            canvas.line((x0 + left, y, x0 + right, y), (225, 225, 225))
+            canvas.text((x0 + left - 6, y), f"{tick:.4g}", "black", font, anchor="rm")
+        for tick in ticks_between(steps[0], max(steps[-1], steps[0] + 1), False):
+            x = at(tick, low)[0]
+            canvas.line((x, y0 + top, x, y0 + bottom), (225, 225, 225))
+            canvas.text((x, y0 + bottom + 5), f"{tick:,.0f}", "black", font, anchor="ma")
+        canvas.line([at(*point) for point in points] * (1 if len(points) > 1 else 2), (55, 110, 180), 2)
+    temporary = Path(f"{png_path}.part")
+    image.save(temporary, "PNG")
+    os.replace(temporary, png_path)
 
 
 # ---------------------------------------------------------------- a page beside a video

@@ -4,9 +4,10 @@
     {"videos", "images", "annotations", "categories"} --read_coco--> [Labelled]
     people found by detect_actions.py                 --write_cvat-> annotations.xml, to be corrected in CVAT
 
-What a person does is told by the attributes of the label: a checkbox that is ticked is an action of the attribute's
-name, a select, radio or text attribute one of its value. A label without such attributes is itself the action.
-Between the boxes of a file, boxes are interpolated as CVAT does it: linearly, with the attributes of the box before.
+What a person does is told by the attributes of the label: a checkbox that is ticked is an action of the
+attribute's name, a select, radio or text attribute one of its value. A label without such attributes is itself
+the action. Between the boxes of a file, boxes are interpolated as CVAT does it: linearly, with the attributes of
+the box before.
 """
 
 import csv
@@ -28,7 +29,7 @@ from video import numbered_frames, open_container, open_video, packet_index
 SIDES = ("xtl", "ytl", "xbr", "ybr")
 LARGEST = 512 * 2 ** 20                                      # bytes of a file that is read
 NOTHING = {"", "none", "__undefined__", "false"}             # values of attributes that name no action
-NO_ACTIONS = {"occluded", "outside", "keyframe", "track_id", "rotation", "is_crowd"}   # what tools write beside them
+NO_ACTIONS = {"occluded", "outside", "keyframe", "track_id", "rotation", "is_crowd"}   # what tools write of a box
 
 # (0-based frame, box in pixels xyxy, actions); actions None: out of the picture from this frame on
 Entry = tuple[int, tuple[float, float, float, float], tuple[str, ...] | None]
@@ -124,9 +125,10 @@ def add_track(video: Labelled, track: ET.Element, kinds: dict[str, str], path) -
             frame, box = int(shape.get("frame", "")), tuple(float(shape.get(side, "")) for side in SIDES)
             turned = float(shape.get("rotation", 0))
         except ValueError as error:
-            raise ValueError(f"{path}: {where}: {error}; expected numbers in frame and {', '.join(SIDES)}") from None
+            raise ValueError(f"{path}: {where}: {error}; expected numbers in frame, {', '.join(SIDES)}") from None
         if frame < 0 or not all(map(math.isfinite, box)) or turned % 360:
-            raise ValueError(f"{path}: {where}: {box}, turned by {turned:g} degrees; expected an upright box in pixels")
+            raise ValueError(f"{path}: {where}: {box}, turned by {turned:g} degrees; "
+                             "expected an upright box in pixels")
         # an attribute that is not written stays what it was
         values |= {one.get("name"): (one.text or "").strip() for one in shape.iter("attribute")}
         said = None if shape.get("outside") == "1" else actions_of(track.get("label"), values, kinds)
@@ -139,7 +141,8 @@ def add_track(video: Labelled, track: ET.Element, kinds: dict[str, str], path) -
 
 def actions_of(label: str, values: dict[str, str], kinds: dict[str, str]) -> tuple[str, ...]:
     """The actions that a box's attributes tell, or its label if that has none that could."""
-    kinds = {name: "checkbox" if value in ("true", "false") else "select" for name, value in values.items()} | kinds
+    kinds = {name: "checkbox" if value in ("true", "false") else "select"
+             for name, value in values.items()} | kinds
     found = [name if kinds[name] == "checkbox" else value for name, value in values.items()
              if kinds[name] != "number" and value.lower() not in NOTHING]
     return tuple(found) if set(kinds.values()) - {"number"} else (label,)
@@ -150,7 +153,7 @@ def actions_of(label: str, values: dict[str, str], kinds: dict[str, str]) -> tup
 def read_coco(path) -> list[Labelled]:
     """The videos of a JSON in COCO's layout with "videos" (as CocoVID): images have video_id and 0-based frame_id.
 
-    A track is track_id or instance_id, of the annotation or of its attributes; pixel boxes are x, y, width, height.
+    A track is track_id or instance_id, of the annotation or its attributes; boxes are x, y, width, height in pixels.
     """
     if os.path.getsize(path) > LARGEST:
         raise ValueError(f"{path}: more than {LARGEST >> 20} MB of JSON; export fewer videos at once")
@@ -229,12 +232,14 @@ def rows_of(labelled: Labelled, seconds: np.ndarray, size: tuple[int, int], ever
     """Rows of the annotations CSV: keyframes at least `every` seconds apart, on each all people that do something.
 
     seconds: of each frame of the video; size: width, height of the boxes' picture; video: its path in the CSV;
-    first: what the tracks' numbers are counted up from. A keyframe on which nobody does anything is a row of two. What is left out is added to the faults.
+    first: what the tracks' numbers are counted up from. A keyframe on which nobody does anything is a row of two
+    cells. What is left out is added to the faults.
     """
     rows, last, idle, used = [], -math.inf, 0, set()
     for frame in labelled.frames:
         if frame >= len(seconds):
-            labelled.faults.append(f"labelled up to frame {labelled.frames[-1]}, but {video} has {len(seconds)} frames")
+            labelled.faults.append(f"labelled up to frame {labelled.frames[-1]}, "
+                                   f"but {video} has {len(seconds)} frames")
             break
         if seconds[frame] < last + every - 1e-3:
             continue
@@ -272,8 +277,8 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
         for labelled in (read_coco if str(path).endswith(".json") else read_cvat)(path):
             file = folder / labelled.video
             if not labelled.video or not file.exists():
-                raise FileNotFoundError(f"{path}: its video {labelled.video!r} is not in {folder}; put it there, or "
-                                        "name the folder that it is in")
+                raise FileNotFoundError(f"{path}: its video {labelled.video!r} is not in {folder}; "
+                                        "put it there, or name the folder that it is in")
             size = labelled.size
             if size is None:
                 reader = open_video(file)
@@ -281,7 +286,8 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
                 reader.close()
             first = taken.get(file, 0)                       # a video's jobs in several files: other people
             taken[file] = first + max(labelled.tracks, default=0) + 1
-            rows += rows_of(labelled, frame_seconds(str(file)), size, every, os.path.relpath(file, out.parent), first)
+            name = os.path.relpath(file, out.parent)
+            rows += rows_of(labelled, frame_seconds(str(file)), size, every, name, first)
             faults += [f"{path}: {fault}" for fault in labelled.faults]
     with replacing(out) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -293,7 +299,7 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
 # ---------------------------------------------------------------- CVAT out
 
 def cvat_labels(actions: list[str], label: str = "person") -> list[dict]:
-    """What CVAT's label editor takes under "Raw" (as JSON) before our tracks are uploaded: a checkbox an action."""
+    """What CVAT's label editor takes as JSON under "Raw" before tracks are uploaded: a checkbox an action."""
     return [{"name": label, "attributes": [{"name": action, "mutable": True, "input_type": "checkbox",
                                             "default_value": "false", "values": ["false"]} for action in actions]}]
 

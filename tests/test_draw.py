@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import draw
 
@@ -65,7 +66,8 @@ class Browser:
         self.call(f"/element/{next(iter(element.values()))}/click", {})
 
     def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.call("/se/log", {"type": "browser"}) if entry["level"] == "SEVERE"]
+        log = self.call("/se/log", {"type": "browser"})
+        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
 
     def close(self) -> None:
         self.process.terminate()
@@ -94,7 +96,8 @@ def page(tmp_path_factory) -> Path:
 def test_page_is_one_file_in_which_names_stay_data(page):
     text = page.read_text()
     assert sorted(path.name for path in page.parent.iterdir()) == ["a: 100% & b's.mp4", "film.html"]
-    assert text.count("</script>") == 2 and "<img" not in text and "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert text.count("</script>") == 2 and "<img" not in text
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")            # nothing comes from a network
     assert "<title>a &lt;b&gt; &amp; c</title>" in text and 'src="a%3A%20100%25%20%26%20b%27s.mp4"' in text
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert [name for name, _, _ in data["words"]] == ["wave", HOSTILE, "run"]
@@ -108,7 +111,8 @@ def test_page_loads_in_a_browser_without_errors_and_hostile_names_are_text(brows
     assert browser.run("return document.querySelectorAll('img').length") == 0
     labels = browser.run("return [...document.querySelectorAll('#words label')].map(label => label.textContent)")
     assert labels == ["wave ★", HOSTILE, "run"]
-    rows = browser.run("return [...document.querySelectorAll('tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+    rows = browser.run("return [...document.querySelectorAll('tbody tr')]"
+                       ".map(row => [...row.cells].map(cell => cell.textContent))")
     assert rows == [["#2", "wave ★", "0.5 s", "1.5 s", "0.75"], ["#1", "wave ★", "1.0 s", "2.5 s", "0.90"],
                     ["#1", HOSTILE, "3.0 s", "4.0 s", "0.60"]]
     texts = browser.run("return [...rows.querySelectorAll('text')].map(t => t.textContent)")
@@ -153,3 +157,35 @@ def test_page_without_video_or_people_says_so(browser, tmp_path):
     browser.open(tmp_path / "empty.html")
     assert browser.run("return document.getElementById('note').textContent") == "Nobody was found."
     assert browser.run("return video") is None and browser.errors() == []
+
+
+# ---------------------------------------------------------------- the curves of a run
+
+def test_ticks_are_round_numbers():
+    assert draw.ticks_between(0, 40, False) == [0, 10, 20, 30, 40]
+    assert draw.ticks_between(0, 0.9, False) == [0, 0.5]
+    assert draw.ticks_between(120, 990, False) == [500]
+    assert draw.ticks_between(0.5, 20, True) == [0.5, 2, 10]              # of 0.5 1 2 5 10 20 every second
+
+
+def test_curves_rise_with_the_values_and_a_line_cut_short_is_left_out(tmp_path):
+    lines = [{"step": 10 * i, "loss": float(i), "lr": 0.1, "clips_per_s": 3.0, "data_wait": 0.5}
+             for i in range(1, 11)]
+    log = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "log.jsonl").write_text(log + '{"step": 110, "lo')
+    draw.draw_curves(tmp_path / "log.jsonl", tmp_path / "curve.png")
+    picture = np.asarray(Image.open(tmp_path / "curve.png")).astype(int)
+    assert picture.shape == (500, 1040, 3)                               # two rows of panels: loss, lr; clips a second
+    blue = (picture == (55, 110, 180)).all(axis=2)
+    heights = [np.flatnonzero(blue[:250, x]).mean() for x in (80, 285, 490)]       # in the panel of the loss
+    assert heights[0] > heights[1] > heights[2] and abs(heights[0] + heights[2] - 2 * heights[1]) < 3
+    assert not blue[250:, 520:].any()                                    # no fourth panel
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "log.jsonl"]
+
+
+@pytest.mark.parametrize("log", ["", '{"step": 1, "loss": 0.0, "lr": 0.1}\n',
+                                 '{"step": 1, "loss": 5.0}\n{"step": 2, "loss": 0.1}\n'])
+def test_curves_of_logs_that_have_just_begun(tmp_path, log):
+    (tmp_path / "log.jsonl").write_text(log)
+    draw.draw_curves(tmp_path / "log.jsonl", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").exists()
