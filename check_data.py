@@ -12,6 +12,7 @@ from PIL import Image
 from data import ClipDataset, add_dataset_flags, read_dataset
 from draw import contact_sheet
 from engine import HelpFormatter, cli
+from formats.cvat import import_labels
 from formats.files import parallel
 from metric import frame_map
 from table import Annotations, Detections
@@ -102,9 +103,22 @@ def main() -> int:
     add_dataset_flags(parser)
     parser.add_argument("--split", default="train", help="train, val, test, or all")
     parser.add_argument("--out", default="runs/check", help="folder for faults.txt and contact_sheet.png")
+    group = parser.add_argument_group("labels of an annotation tool")
+    group.add_argument("--import", nargs="+", metavar="FILE", dest="labels",
+                       help="write OUT/train.csv (with --split test: OUT/test.csv) from exports \"CVAT for video "
+                            "1.1\" (.xml or .zip) or COCO's JSON of videos, and check that; --data is then the "
+                            "folder of their videos (default: each file's own)")
+    group.add_argument("--every", type=float, default=0.5, help="seconds between the keyframes written, at least")
     args = parser.parse_args()
+    out, left_out = Path(args.out), []
+    if args.labels:
+        args.dataset, args.csv = "csv", out / ("train.csv" if args.split == "train" else "test.csv")
+        left_out = import_labels(args.labels, args.csv, args.data, args.every)
+        args.data = None                                       # the CSV's paths begin at its own folder
+        print(f"written    {args.csv}; to train on it: python train_finetune.py --dataset csv --data {out}")
 
     table = read_dataset(**vars(args))
+    table.faults += left_out
     print_report(table, args.dataset)
     if len(table.texts) <= 100 and (table.text >= 0).any():
         score = truth_scores_one(table)
@@ -117,7 +131,6 @@ def main() -> int:
     last -= 0 if table.start_sec is None else table.start_sec
     jobs = [(file, last[v], table.unit_of(v)) for v, file in enumerate(table.files) if file]
     broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
-    out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     faults = "".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken])
     (out / "faults.txt").write_text(faults, encoding="utf-8")

@@ -261,7 +261,7 @@ def rows_of(labelled: Labelled, seconds: np.ndarray, size: tuple[int, int], ever
     if idle:
         labelled.faults.append(f"{idle} boxes of people without an action are left out")
     labelled.faults += [f"track {track} lies between keyframes, which are {every:g} seconds apart"
-                        for track in labelled.tracks if track not in used]
+                        for track, entries in labelled.tracks.items() if entries and track not in used]
     return rows
 
 

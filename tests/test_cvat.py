@@ -11,7 +11,8 @@ from formats import cvat
 from formats.own import read_csv
 
 META = """<version>1.1</version><meta><task><id>7</id><name>a walk</name><size>{size}</size>
-<mode>interpolation</mode><original_size><width>200</width><height>100</height></original_size><source>walk.mp4</source><labels>
+<mode>interpolation</mode>
+<original_size><width>200</width><height>100</height></original_size><source>walk.mp4</source><labels>
 <label><name>person</name><attributes>
 <attribute><name>wave</name><mutable>True</mutable><input_type>checkbox</input_type></attribute>
 <attribute><name>moves</name><mutable>True</mutable><input_type>select</input_type></attribute>
@@ -129,7 +130,7 @@ def test_tracks_of_a_project_go_to_their_tasks(tmp_path):
     (f'<annotations>{META.format(size=3)}<track id="4" label="jump"><box frame="2" xtl="left"/></track>'
      "</annotations>", "track 4, frame 2: could not convert string to float: 'left'"),
     (f'<annotations>{META.format(size=3)}<track id="4" label="jump">'
-     '<box frame="2" xtl="1" ytl="nan" xbr="2" ybr="2"/></track></annotations>', "track 4, frame 2: .*upright box"),
+     '<box frame="2" xtl="1" ytl="nan" xbr="2" ybr="2"/></track></annotations>', "frame 2: .*upright box"),
 ])
 def test_a_file_that_is_wrong_or_unsafe_is_refused_by_name(tmp_path, content, fault):
     (tmp_path / "a.xml").write_text(content)
@@ -202,3 +203,14 @@ def test_a_video_that_is_not_there_is_named_and_nothing_is_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="its video 'walk.mp4' is not in"):
         cvat.import_labels([write_xml(tmp_path / "a.xml", TRACKS)], tmp_path / "train.csv")
     assert not (tmp_path / "train.csv").exists()
+
+
+def test_check_data_imports_an_export_and_draws_its_contact_sheet(folder, monkeypatch, capsys):
+    import check_data
+    write_xml(folder / "a.xml", TRACKS + '<track id="2" label="jump"><points frame="3" points="1,2"/></track>')
+    out = folder / "set"
+    monkeypatch.setattr("sys.argv", ["check_data.py", "--import", str(folder / "a.xml"), "--out", str(out)])
+    assert check_data.main() == 0
+    assert sorted(path.name for path in out.iterdir()) == ["contact_sheet.png", "faults.txt", "train.csv"]
+    assert (out / "faults.txt").read_text() == f"{folder / 'a.xml'}: track 2, frame 3: <points> is not a box\n"
+    assert "scores 1.000000" in capsys.readouterr().out
