@@ -100,6 +100,9 @@ def pool_regions(feature_map: Tensor, boxes: list[Tensor], size: int = 7) -> Ten
 
     feature_map (B, M, h, w); boxes has one (N_b, 4) tensor per clip, xyxy in [0, 1], N_b may be 0. -> (N, M)
     """
+    if len(boxes) != len(feature_map):
+        raise ValueError(f"{len(feature_map)} clips but boxes of {len(boxes)}; give one (N_b, 4) tensor a clip, "
+                         "empty where nobody is")
     h, w = feature_map.shape[-2:]
     boxes_cat = torch.cat(boxes).float()
     cells = boxes_cat * boxes_cat.new_tensor([w, h, w, h])   # [0, 1] -> grid cells, only here
@@ -188,10 +191,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, attend: type[nn.Module] = Attention):
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
+        self.attn = attend(width, heads)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential()
         self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
@@ -204,9 +207,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, width: int, layers: int, heads: int):
+    def __init__(self, width: int, layers: int, heads: int, attend: type[nn.Module] = Attention):
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(width, heads, attend) for _ in range(layers))
         self.gradient_checkpointing = False
         for block in self.resblocks:                         # CLIP's initialisation
             nn.init.normal_(block.attn.in_proj_weight, std=width ** -0.5)
@@ -227,6 +230,25 @@ class Transformer(nn.Module):
 
 # ---------------------------------------------------------------- the two encoders
 
+def patch_grid(video: Tensor, patch: int) -> tuple[int, int]:
+    """Rows and columns of patches in the frames of a video (..., H, W)."""
+    H, W = video.shape[-2:]
+    if H % patch or W % patch:
+        raise ValueError(f"frames of {H} x {W} pixels do not divide into patches of {patch}; "
+                         f"resize to {max(H // patch, 1) * patch} x {max(W // patch, 1) * patch}")
+    return H // patch, W // patch
+
+
+def resize_positions(positions: Tensor, h: int, w: int) -> Tensor:
+    """Embeddings of a square grid of patches (grid * grid, M) for any other grid (h * w, M), bicubic."""
+    grid = math.isqrt(len(positions))
+    if (h, w) == (grid, grid):
+        return positions
+    square = positions.view(1, grid, grid, -1).permute(0, 3, 1, 2).float()                  # (1, M, grid, grid)
+    resized = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
+    return resized.flatten(2)[0].T.to(positions.dtype)
+
+
 class VideoEncoder(nn.Module):
     """ViCLIP's video transformer: attention among all patches of all frames, and one class token."""
 
@@ -244,12 +266,7 @@ class VideoEncoder(nn.Module):
 
     def positions(self, T: int, h: int, w: int) -> tuple[Tensor, Tensor]:
         """Embeddings of the patches (h * w, M), bicubic, and of the frames (T, M), linear, for any clip size."""
-        space, time = self.positional_embedding[1:], self.temporal_positional_embedding
-        grid = math.isqrt(len(space))
-        if (h, w) != (grid, grid):
-            square = space.view(1, grid, grid, -1).permute(0, 3, 1, 2).float()              # (1, M, grid, grid)
-            space = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
-            space = space.flatten(2)[0].T.to(self.positional_embedding.dtype)
+        space, time = resize_positions(self.positional_embedding[1:], h, w), self.temporal_positional_embedding
         if T != time.shape[1]:
             time = F.interpolate(time.transpose(1, 2).float(), T, mode="linear", align_corners=False)
             time = time.transpose(1, 2).to(self.positional_embedding.dtype)
@@ -257,12 +274,9 @@ class VideoEncoder(nn.Module):
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """video (B, T, 3, H, W) -> class token (B, M) and patch tokens (B, T, h, w, M), both after ln_post."""
-        B, T, _, H, W = video.shape
+        B, T = video.shape[:2]
         patch = self.conv1.kernel_size[1]
-        if H % patch or W % patch:
-            raise ValueError(f"frames of {H} x {W} pixels do not divide into patches of {patch}; "
-                             f"resize to {max(H // patch, 1) * patch} x {max(W // patch, 1) * patch}")
-        h, w = H // patch, W // patch
+        h, w = patch_grid(video, patch)
         # the stride-p convolution of disjoint patches, as the one matrix product that it is
         x = video.reshape(B, T, 3, h, patch, w, patch).permute(0, 3, 5, 1, 2, 4, 6)         # (B, h, w, T, 3, p, p)
         x = F.linear(x.reshape(B, h * w, T, 3 * patch ** 2), self.conv1.weight.flatten(1))  # (B, h*w, T, M)
@@ -332,9 +346,6 @@ class ViCLIP(nn.Module):
         The mean over time, RoIAlign, the mean over its bins and `proj` are all linear, so their order is
         free: pooling first and projecting N vectors equals projecting every token of every frame.
         """
-        if len(boxes) != len(f_map):
-            raise ValueError(f"{len(f_map)} clips but boxes of {len(boxes)}; give one (N_b, 4) tensor a clip, "
-                             "empty where nobody is")
         feature_map = f_map.float().mean(dim=1).permute(0, 3, 1, 2)          # (B, M, h, w)
         with torch.autocast(f_map.device.type, enabled=False):               # N vectors: float32 costs nothing
             return pool_regions(feature_map, boxes) @ self.vision_encoder.proj.float()
