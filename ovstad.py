@@ -114,7 +114,7 @@ def pool_regions(feature_map: Tensor, boxes: list[Tensor], size: int = 7) -> Ten
 
 def clip_of_box(boxes: list[Tensor]) -> Tensor:
     """Which clip each of the N boxes is in: (N,) int64."""
-    return torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(b) for b in boxes]))
+    return torch.cat([torch.full((b.shape[0],), i) for i, b in enumerate(boxes)])        # export.py keeps N_b free
 
 
 # ---------------------------------------------------------------- words to tokens

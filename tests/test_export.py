@@ -1,0 +1,74 @@
+"""The exported files give the checkpoint's scores, outside of this library."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import export
+import ovstad
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A toy checkpoint, a clip (1, 4, 3, 48, 64), 5 boxes, and their scores (5, 2) by the library's own steps."""
+    path = tmp_path_factory.mktemp("checkpoint") / "last.pt"
+    torch.manual_seed(0)
+    model = ovstad.build_model("toy")
+    torch.save({"model": model.state_dict(), "arch": "toy", "beta": 0.6, "prompt": "someone {}", "frames": 4,
+                "short_side": 48}, path)
+    clip, boxes = export.example(4, 48, 64, n=5)
+    video = (clip.float() / 255 - torch.tensor(ovstad.IMAGENET_MEAN).view(3, 1, 1)) \
+        / torch.tensor(ovstad.IMAGENET_STD).view(3, 1, 1)
+    with torch.inference_mode():
+        f_global, f_map = model.encode_video(video)
+        fused = ovstad.fuse(model.region_features(f_map, [boxes]), f_global.expand(5, -1), 0.6)
+        scores = model.logits(fused, model.encode_text(["someone waves", "someone runs"])).sigmoid()
+    return str(path), clip, boxes, scores.numpy()
+
+
+def run_export(path, out) -> None:
+    export.main(["--ckpt", path, "--actions", "waves", "runs", "--out", str(out), "--picture", "64", "48"])
+
+
+def test_pt2_runs_without_the_library_for_any_number_of_boxes(checkpoint, tmp_path, capsys):
+    path, clip, boxes, scores = checkpoint
+    run_export(path, tmp_path / "model.pt2")
+    assert "10 boxes: largest difference" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    torch.save((clip, boxes), tmp_path / "inputs.pt")
+    code = ("import torch, torchvision; clip, boxes = torch.load('inputs.pt'); more = {'ovstad.json': ''};"
+            "model = torch.export.load('model.pt2', extra_files=more).module(); print(more['ovstad.json'])\n"
+            "with torch.inference_mode(): torch.save([model(clip, boxes[:n])[0] for n in (0, 1, 5)], 'scores.pt')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout.splitlines()[-1])["actions"] == ["waves", "runs"]
+    for n, found in zip((0, 1, 5), torch.load(tmp_path / "scores.pt")):
+        np.testing.assert_allclose(found.numpy(), scores[:n], atol=1e-5)
+
+
+def test_onnx_gives_the_same_scores_for_any_number_of_boxes(checkpoint, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    import onnxruntime
+    path, clip, boxes, scores = checkpoint
+    run_export(path, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    record = json.loads(session.get_modelmeta().custom_metadata_map["ovstad"])
+    assert (record["actions"], record["height"], record["width"], record["beta"]) == (["waves", "runs"], 48, 64, 0.6)
+    for n in (0, 1, 5):
+        found, logits = session.run(["scores", "logits"], {"clip": clip.numpy(), "boxes": boxes[:n].numpy()})
+        assert found.shape == logits.shape == (n, 2)
+        np.testing.assert_allclose(found, scores[:n], atol=1e-4)
+
+
+def test_exports_that_cannot_be_are_refused_in_one_line(checkpoint, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="expected .onnx or .pt2"):
+        run_export(checkpoint[0], tmp_path / "model.bin")
+    with pytest.raises(ValueError, match="phrasings"):
+        export.main(["--ckpt", checkpoint[0], "--actions", "wave: waving|hand wave", "--out", "model.pt2"])
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install onnx onnxscript"):
+        run_export(checkpoint[0], tmp_path / "model.onnx")
