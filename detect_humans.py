@@ -17,6 +17,7 @@ While detecting, --batch-size is the frames that each process sees at once; less
 import argparse
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -195,81 +196,53 @@ def last_second(path: str) -> float:
     return reader.container.duration / 1e6 - float(reader.frame / reader.second)
 
 
-def keyframe_batches(table: Annotations, batch_size: int) -> list[list[int]]:
-    """All keyframes of a table by place, in order, in batches of frames of one video.
+def find_people(table: Annotations, detector: nn.Module, folder: Path, key: dict, process: engine.Process,
+                batch_size: int, workers: int, resume: bool = False) -> tuple[Detections, np.ndarray, list[str]]:
+    """All people on the keyframes of a table, found by all processes together (see engine.run_chunks).
 
-    The batches depend on the table alone, so that any number of processes computes the same ones.
-    """
-    video = table.video[table.keyframe_starts()[:-1]]
-    runs = np.split(np.arange(len(video)), np.flatnonzero(np.diff(video)) + 1)
-    return [run[i:i + batch_size].tolist() for run in runs for i in range(0, len(run), batch_size)]
-
-
-def share(batches: list, process: engine.Process) -> list:
-    """This process's contiguous part of the batches."""
-    cuts = [len(batches) * rank // process.world for rank in (process.rank, process.rank + 1)]
-    return batches[slice(*cuts)]
-
-
-def people_on(table: Annotations, batches: list[list[int]], detector: nn.Module, workers: int):
-    """For each batch of keyframes [[place, boxes, scores], ...] of those that can be read,
-    and reasons for the others.
-
-    One reader, beside the detector where workers > 0, goes through each video and decodes each frame once.
+    On process 0: the boxes, which keyframes were read (k,) bool, and why each of the others was not.
+    The other processes get those of no keyframe.
     """
     clips = data.ClipDataset(table, frames=1, stride=1, short_side=None, patch=1)
-    loader = torch.utils.data.DataLoader(clips, batch_sampler=batches, collate_fn=data.collate,
-                                         num_workers=min(workers, 1))
-    for sizes in loader:                                     # frames of one size form a batch of their own
-        found = []
-        for batch in sizes:
-            if batch["video"] is not None:
-                people = detect_frames(detector, batch["video"][:, 0].permute(0, 2, 3, 1))
-                found += [[place, *some] for place, some in zip(batch["keyframe"], people)]
-        yield sorted(found, key=lambda one: one[0]), sizes[0]["bad"]
 
+    def people_of(sizes: list[dict]) -> dict:
+        """Of one batch, which comes as one batch for each size of frame."""
+        found = {"keyframe": [], "people": [], "box": [torch.zeros(0, 4)], "score": [torch.zeros(0)]}
+        for frames in (batch for batch in sizes if batch["video"] is not None):
+            people = detect_frames(detector, frames["video"][:, 0].permute(0, 2, 3, 1))
+            found["keyframe"] += frames["keyframe"]
+            found["people"] += [len(scores) for _, scores in people]
+            found["box"] += [torch.from_numpy(boxes) for boxes, _ in people]
+            found["score"] += [torch.from_numpy(scores) for _, scores in people]
+        return found | {"box": torch.cat(found["box"]), "score": torch.cat(found["score"]), "bad": sizes[0]["bad"]}
 
-def as_proposals(table: Annotations, found: list) -> Detections:
-    """Rows of [place, boxes, scores], in order, as proposals."""
-    place = np.array([place for place, *_ in found], int)
-    row = np.repeat(table.keyframe_starts()[place], np.array([len(scores) for *_, scores in found], int))
-    box = np.concatenate([np.zeros((0, 4))] + [np.reshape(boxes, (-1, 4)) for _, boxes, _ in found])
-    score = np.concatenate([np.zeros(0)] + [scores for *_, scores in found])
-    return Detections(table.video[row], table.keyframe[row], box.astype(np.float32), score.astype(np.float32))
-
-
-def open_part(path: Path, settings: dict, resume: bool):
-    """A process's file of finished batches, ready for the next one, and how many it holds.
-
-    The settings are its first line, each batch is a line of JSON.
-    """
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    lines = [line for line in lines if line.endswith(b"\n")]                   # a kill may have cut the last one
-    if lines and not resume:
-        raise ValueError(f"{path}: a run is already there; go on with --resume, or choose another --out")
-    if lines:
-        engine.check_same_run(path, json.loads(lines[0]), settings)
-    file = open(path, "ab")
-    file.truncate(sum(map(len, lines)))
-    if not lines:
-        file.write(json.dumps(settings).encode() + b"\n")
-    return file, max(len(lines) - 1, 0)
+    batches = engine.run_chunks(folder, key, clips, people_of, process, batch_size, workers, resume)
+    keyframe = np.array([k for batch in batches for k in batch["keyframe"]], int)
+    row = np.repeat(table.keyframe_starts()[keyframe], [n for batch in batches for n in batch["people"]])
+    order = np.argsort(row, kind="stable")                   # frames of one size came together
+    row = row[order]
+    box, score = (np.concatenate([batch[name] for batch in batches] or [np.zeros(shape, np.float32)])[order]
+                  for name, shape in (("box", (0, 4)), ("score", 0)))
+    read = np.zeros(len(clips), bool)
+    read[keyframe] = True
+    return (Detections(table.video[row], table.keyframe[row], box, score), read,
+            [reason for batch in batches for reason in batch["bad"]])
 
 
 def detect(args: argparse.Namespace) -> Path:
-    """Write the proposals CSV and return its path.
-
-    Processes write part files, which the first one joins in order.
-    """
+    """Write the proposals CSV and return its path; an interrupted run leaves its finished chunks beside it."""
     process = engine.start_process(args.device)
     out = Path(args.out)
+    folder = out.with_name(f"{out.name}.chunks")
     if out.exists():
         if not args.resume:
             raise ValueError(f"{out}: is already there; choose another --out, or delete it")
         if process.is_main:
             print(f"{out}: is already complete")
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not args.resume:
+        raise ValueError(f"{folder}: an unfinished run is there; go on with --resume, choose another --out, "
+                         "or delete it")
 
     if args.videos:
         table, left_out = table_of_videos(args.videos, args.every)
@@ -277,56 +250,27 @@ def detect(args: argparse.Namespace) -> Path:
         table = data.read_dataset(**vars(args))
         left_out = [f"{video}: not on disk" for video, file in zip(table.videos, table.files) if not file]
         table = table.on_disk()
-    batches = keyframe_batches(table, args.batch_size)
     # of random weights: alike in all processes, and after a kill
     torch.manual_seed(args.seed)
     detector = build_detector(args.detector, args.detector_weights, process.device, args.amp)
 
-    mine = share(batches, process)
-    settings = engine.plain(args) | {"processes": process.world, "keyframes": sum(map(len, batches))}
-    file, done = open_part(out.with_name(f"{out.name}.{process.rank}.part"), settings, args.resume)
-    with file, tqdm(total=sum(map(len, mine)), initial=sum(map(len, mine[:done])), unit="frame",
-                    dynamic_ncols=True, disable=None if process.is_main else True) as bar:
-        for batch, (found, bad) in zip(mine[done:], people_on(table, mine[done:], detector, args.workers)):
-            line = {"people": [[place, boxes.tolist(), scores.tolist()] for place, boxes, scores in found],
-                    "bad": bad}
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            bar.update(len(batch))
-
-    process.gather(None)                                     # all parts are written
+    proposals, read, unread = find_people(table, detector, folder, engine.plain(args), process,
+                                          args.batch_size, args.workers, args.resume)
     if process.is_main:
-        parts = [out.with_name(f"{out.name}.{rank}.part") for rank in range(process.world)]
-        join_parts(parts, out, table, batches, left_out)
+        if len(read) and not read.any():
+            raise ValueError(f"no keyframe can be read; the first: {unread[0]}")
+        write_proposals(out, table, proposals)
+        shutil.rmtree(folder)
+        video = table.video[table.keyframe_starts()[:-1]]
+        seen = np.unique(video[read])
+        print(f"{out}: {len(proposals)} boxes of score {LOW_SCORE} and more "
+              f"on {read.sum()} keyframes of {len(seen)} videos")
+        print_some("nobody found in {} videos", [table.videos[v] for v in np.setdiff1d(seen, proposals.video)])
+        print_some("left out {} videos", left_out)
+        print_some(f"left out {{}} keyframes of {len(np.unique(video[~read]))} videos", unread)
+        if table.box.any():
+            print_measures(measure(table, proposals))
     return out
-
-
-def join_parts(parts: list[Path], out: Path, table: Annotations, batches: list[list[int]],
-               left_out: list[str]) -> None:
-    """Write the CSV from the part files in their order, remove them, and say what was found and what was not."""
-    lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()[1:]]
-    found = [people for line in lines for people in line["people"]]
-    # video -> why its first frame that is missing is missing
-    unread: dict[int, str] = {}
-    video = table.video[table.keyframe_starts()[:-1]]
-    for batch, line in zip(batches, lines):
-        if line["bad"]:
-            unread.setdefault(int(video[batch[0]]), line["bad"][0])
-    if batches and not found:
-        raise ValueError(f"no keyframe can be read; the first: {lines[0]['bad'][0]}")
-    proposals = as_proposals(table, found)
-    write_proposals(out, table, proposals)
-    for part in parts:
-        part.unlink()
-
-    seen = np.unique(video[[place for place, *_ in found]])
-    print(f"{out}: {len(proposals.video)} boxes of score {LOW_SCORE} and more "
-          f"on {len(found)} keyframes of {len(seen)} videos")
-    print_some("nobody found in {} videos", [table.videos[v] for v in np.setdiff1d(seen, proposals.video)])
-    print_some("left out {} videos", left_out)
-    print_some(f"left out {sum(map(len, batches)) - len(found)} keyframes of {{}} videos", [*unread.values()])
-    if table.box.any():
-        print_measures(measure(table, proposals))
 
 
 def print_some(title: str, lines: list[str]) -> None:
@@ -451,12 +395,13 @@ def train(args: argparse.Namespace) -> Path:
         """Validate, and write the checkpoint."""
         if held_out is not None:
             detector.eval()
-            batches = share(keyframe_batches(held_out, max(args.batch_size // process.world, 1)), process)
-            found = [one for people, _ in people_on(held_out, batches, detector, args.workers) for one in people]
-            measures = measure(held_out, as_proposals(held_out, sum(process.gather(found), [])))
+            found, *_ = find_people(held_out, detector, out / "validation", {}, process,
+                                    max(args.batch_size // process.world, 1), args.workers)
             set_training(detector, from_scratch)
         if process.is_main:
             if held_out is not None:
+                measures = measure(held_out, found)
+                shutil.rmtree(out / "validation")
                 line = {"step": step, "box_ap50": measures["ap50"], "box_ap": measures["ap"]}
                 tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
                 with open(meter.log, "a") as file:

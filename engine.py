@@ -4,9 +4,11 @@ Each training loop stays in its own script; here is only what stands around it.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from contextlib import nullcontext
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,6 +26,8 @@ from tqdm import tqdm
 import ovstad
 from ovstad import focal_loss
 from data import GlobalBatches, collate, normalise
+from formats.files import load_json, replacing
+from table import Annotations
 
 
 # ---------------------------------------------------------------- the command line
@@ -132,12 +137,12 @@ def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, ite
 
 @dataclass
 class Process:
-    """This process among its siblings; `metadata` is the group that exchanges small Python objects on the CPU."""
+    """This process among the `world` ones that torchrun started. `cpu_group` connects their CPUs."""
 
     rank: int
     world: int
     device: torch.device
-    metadata: object = None
+    cpu_group: object = None
 
     @property
     def is_main(self) -> bool:
@@ -148,10 +153,15 @@ class Process:
         if self.world == 1:
             return [value]
         values = [None] * self.world
-        dist.all_gather_object(values, value, group=self.metadata)
+        dist.all_gather_object(values, value, group=self.cpu_group)
         return values
 
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.gather(None)
+
     def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -260,6 +270,9 @@ FREE_TO_CHANGE = {"device", "workers", "resume", "save_every", "log_every", "out
 def check_same_run(path: Path, before: dict, now: dict) -> None:
     """ValueError if a run cannot go on because a flag that changes its result is another one now."""
     for name, value in before.items():
+        if name == "table" and now[name] != value:
+            raise ValueError(f"{path}: was started on other data (keyframes, boxes or texts have changed "
+                             "since); go on with the same, or choose another --out")
         if name not in FREE_TO_CHANGE and now.get(name) != value:
             raise ValueError(f"{path}: was started with --{name.replace('_', '-')} {value}, not {now.get(name)}; "
                              "give the same flags to resume, or choose another --out")
@@ -281,12 +294,103 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.op
     return checkpoint["step"]
 
 
+def fingerprint(table: Annotations) -> str:
+    """Tells whether two tables are the same: a digest of all rows, videos and texts; files may move."""
+    digest = hashlib.sha256(json.dumps([table.videos, table.texts, table.unit]).encode())
+    for column in (table.video, table.keyframe, table.box, table.text, table.start_sec):
+        if column is not None:
+            digest.update(np.ascontiguousarray(column))
+    return digest.hexdigest()[:16]
+
+
 def check_agreement(process: Process, step: int, dataset) -> None:
     """ValueError if the processes would not train on the same: a machine lacks the checkpoint, or some videos."""
     facts = process.gather((step, len(dataset), len(dataset.texts)))
     if len(set(facts)) > 1:
         raise ValueError(f"the processes disagree on (step, keyframes, texts): {sorted(set(facts))}; "
                          "every machine needs the same --out and the same videos")
+
+
+# ---------------------------------------------------------------- one resumable run over chunks
+
+class ChunksInOrder(torch.utils.data.IterableDataset):
+    """Yields (chunk, batch of clips). Each loader worker takes every W-th chunk and reads it in order.
+
+    In order, because keyframes that are close together share decoded frames.
+    """
+
+    def __init__(self, clips: torch.utils.data.Dataset, chunks: dict[int, list[range]]):
+        self.clips, self.chunks = clips, chunks
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        for number in list(self.chunks)[worker.id::worker.num_workers] if worker else self.chunks:
+            for batch in self.chunks[number]:
+                yield number, collate([self.clips[i] for i in batch])
+
+
+def run_chunks(folder: Path, key: dict, clips: torch.utils.data.Dataset, compute, process: Process,
+               batch_size: int, workers: int, resume: bool) -> list:
+    """compute(batch) for all clips by all processes together: one value a batch, in order, on process 0.
+
+    The clips (a ClipDataset for testing) are cut into chunks of fixed size, which the processes take in
+    turn; the values of a finished chunk are a file in `folder`. So an interrupted run loses at most a
+    chunk of each loader worker, and the result does not depend on the number of processes or workers.
+    With `resume` finished chunks are kept, if the run was begun with the same `key`, clips and
+    batch_size (else ValueError); a damaged chunk is computed again. Without, the folder is emptied.
+    compute takes what `data.collate` returns; its value holds tensors and plain values only. Values of
+    the other processes: []. The caller removes the folder when it has written what it made of them.
+    """
+    size = min(max(len(clips) // 64, 16), 256)
+    chunks = [[range(i, min(i + batch_size, start + size, len(clips)))
+               for i in range(start, min(start + size, len(clips)), batch_size)]
+              for start in range(0, len(clips), size)]
+    key = json.loads(json.dumps(key | {"batch_size": batch_size, "table": fingerprint(clips.table)}))
+    key_file = folder / "key.json"
+    if resume and key_file.exists():
+        check_same_run(folder, load_json(key_file), key)
+    else:
+        resume = False
+    process.barrier()                                        # all have read the key
+    if process.is_main and not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with replacing(key_file) as file:
+            json.dump(key, file)
+    process.barrier()
+
+    paths = [folder / f"{number:05d}.pt" for number in range(len(chunks))]
+    todo = [number for number in range(process.rank, len(chunks), process.world)
+            if read_chunk(paths[number], len(chunks[number])) is None]
+    mine = sorted(sum(process.gather(todo), []))[process.rank::process.world]
+    loader = torch.utils.data.DataLoader(
+        ChunksInOrder(clips, {number: chunks[number] for number in mine}), batch_size=None,
+        num_workers=min(workers, len(mine)), pin_memory=process.device.type == "cuda")
+    values = {number: [] for number in mine}
+    with tqdm(total=sum(len(batch) for number in mine for batch in chunks[number]), unit="clip",
+              disable=None if process.is_main else True, dynamic_ncols=True) as bar:
+        for number, batch in loader:
+            bar.update(len(chunks[number][len(values[number])]))
+            values[number].append(compute(batch))
+            if len(values[number]) == len(chunks[number]):
+                with replacing(paths[number], binary=True) as file:
+                    torch.save(values.pop(number), file)
+    process.barrier()                                        # all chunks are written
+    if not process.is_main:
+        return []
+    finished = [read_chunk(path, len(batches)) for path, batches in zip(paths, chunks)]
+    if None in finished:
+        raise ValueError(f"{paths[finished.index(None)]}: cannot be read back; go on with --resume")
+    return sum(finished, [])
+
+
+def read_chunk(path: Path, batches: int) -> list | None:
+    """The values of a finished chunk, or None if its file is missing or damaged."""
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:                                        # a damaged file may raise anything
+        return None
+    return values if isinstance(values, list) and len(values) == batches else None
 
 
 # ---------------------------------------------------------------- the training loop's surroundings

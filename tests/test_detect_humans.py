@@ -216,16 +216,7 @@ def test_plain_videos_have_a_keyframe_at_the_start_and_every_so_many_seconds(tmp
         detect_humans.table_of_videos([str(tmp_path / "a.mp4")], 0)
 
 
-def test_batches_hold_frames_of_one_video_and_are_shared_out_in_order():
-    table = make_annotations(["a", "b"], [], [0] * 5 + [1] * 2, list(range(5)) + [0, 1], np.zeros((7, 4)), [-1] * 7)
-    batches = detect_humans.keyframe_batches(table, 3)
-    assert batches == [[0, 1, 2], [3, 4], [5, 6]]
-    for world in (1, 2, 3, 5):
-        shares = [detect_humans.share(batches, engine.Process(rank, world, "cpu")) for rank in range(world)]
-        assert sum(shares, []) == batches
-
-
-def test_each_frame_is_decoded_once_however_many_batches(world, monkeypatch):
+def test_each_frame_is_decoded_once_however_many_batches(world, tmp_path, monkeypatch):
     readers = []
     opened = data.open_video
 
@@ -235,7 +226,7 @@ def test_each_frame_is_decoded_once_however_many_batches(world, monkeypatch):
 
     monkeypatch.setattr(data, "open_video", counted)
     table = data.read_csv(world / "test.csv")
-    list(detect_humans.people_on(table, detect_humans.keyframe_batches(table, 1), Fixed([], [], []), workers=0))
+    detect_humans.find_people(table, Fixed([], [], []), tmp_path / "chunks", {}, engine.start_process("cpu"), 1, workers=0)
     assert len(readers) == 8 and all(reader.decoded <= 6 and reader.converted == 3 for reader in readers)
 
 
@@ -263,13 +254,13 @@ def test_keyframes_that_are_frames_are_counted_from_one_in_the_file(world, tmp_p
     assert read_proposals(out, table).keyframe.tolist() == [0, 4]
 
 
-def test_a_killed_detection_goes_on_after_its_last_whole_batch(world, tmp_path, monkeypatch):
+def test_a_killed_detection_goes_on_after_its_last_whole_chunk(world, tmp_path, monkeypatch):
     whole = detect_humans.detect(arguments(world, tmp_path / "whole.csv", "--batch-size", "2"))
     real, calls = detect_humans.detect_frames, []
 
     def killed(detector, frames):
         calls.append(len(frames))
-        if len(calls) == 6:
+        if len(calls) == 10:
             raise KeyboardInterrupt
         return real(detector, frames)
 
@@ -277,19 +268,16 @@ def test_a_killed_detection_goes_on_after_its_last_whole_batch(world, tmp_path, 
     flags = ("--batch-size", "2")
     with pytest.raises(KeyboardInterrupt):
         detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
-    part = tmp_path / "p.csv.0.part"
-    with open(part, "ab") as file:
-        file.write(part.read_bytes().splitlines()[-1][:50])                    # a line cut off by the kill
     assert not (tmp_path / "p.csv").exists()
-    with pytest.raises(ValueError, match="p.csv.0.part: a run is already there; go on with --resume"):
+    with pytest.raises(ValueError, match="p.csv.chunks: an unfinished run is there; go on with --resume"):
         detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
     with pytest.raises(ValueError, match="was started with --batch-size 2, not 3"):
         detect_humans.detect(arguments(world, tmp_path / "p.csv", "--batch-size", "3", "--resume"))
     detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags, "--resume"))
     assert (tmp_path / "p.csv").read_bytes() == whole.read_bytes()
-    assert len(calls) == 17                                                    # 16 batches, and the one that was killed
+    assert len(calls) == 10 + 4                                                # the second chunk alone again
     detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags, "--resume"))
-    assert len(calls) == 17
+    assert len(calls) == 14
     with pytest.raises(ValueError, match="p.csv: is already there"):
         detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
 
@@ -335,7 +323,7 @@ def test_two_processes_write_the_rows_of_one(world, trained, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(alone.read_text().splitlines()) > 24 and (tmp_path / "p.csv").read_text() == alone.read_text()
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.chunks"))
 
     # finetuning too ran in both, and validated on the keyframes of both
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
