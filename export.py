@@ -2,11 +2,11 @@
 
     python export.py --ckpt runs/ucf101-24/last.pt --actions "wave" "ride a bike" --out model.onnx
 
-    clip (1, T, 3, H, W) uint8 RGB, boxes (n, 4) float xyxy in [0, 1]  ->  scores (n, C) of Eq. (3), their logits (n, C)
+    clip (1, T, 3, H, W) uint8 RGB, boxes (n, 4) float xyxy in [0, 1]  ->  scores (n, C) of Eq. (3), logits (n, C)
 
 Normalisation and the words' embeddings are inside; T, H, W and the words are fixed, n is free. The file tells the
-words and sizes (ONNX: metadata "ovstad"; .pt2: the extra file ovstad.json, and it needs `import torchvision`). It and
-the checkpoint are run on the same random input, and the largest difference is printed. ONNX needs the packages onnx
+words and sizes (ONNX: metadata "ovstad"; .pt2: extra file ovstad.json; it needs `import torchvision`). It and the
+checkpoint are run on the same random input, and the largest difference is printed. ONNX needs the packages onnx
 and onnxscript, to be compared also onnxruntime.
 """
 
@@ -85,8 +85,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                                                       "as for detect_actions.py")
     parser.add_argument("--actions", nargs="+", required=True, metavar="WORD", help="the words, fixed in the file")
     parser.add_argument("--out", default="model.onnx", help="the file to write, .onnx or .pt2")
-    parser.add_argument("--picture", type=engine.positive, nargs=2, default=[1280, 720], metavar=("WIDTH", "HEIGHT"),
-                        help="of the videos it is for: their shape tells H and W")
+    parser.add_argument("--picture", type=engine.positive, nargs=2, default=[1280, 720],
+                        metavar=("WIDTH", "HEIGHT"), help="of the videos it is for: their shape tells H and W")
     parser.add_argument("--short-side", type=engine.positive, help="of H and W; by default the checkpoint's")
     parser.add_argument("--frames", type=engine.positive, help="T; by default the checkpoint's")
     parser.add_argument("--beta", type=float, help="fusion ratio, Eq. 2; by default the checkpoint's")
@@ -102,7 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     if path.suffix == ".onnx" and missing:
         raise ValueError(f"--out {path}: needs pip install {' '.join(missing)}; or give a name that ends in .pt2")
     if any(":" in word or "|" in word for word in args.actions):
-        raise ValueError(f"--actions {' '.join(args.actions)}: phrasings (: and |) are not exported; give one each")
+        raise ValueError(f"--actions {' '.join(args.actions)}: phrasings (: and |) are not exported; "
+                         "give one each")
     model, record = ovstad.load_model(args.ckpt)
     arch = ovstad.ARCHS[model.arch]
     short_side = args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)

@@ -42,7 +42,8 @@ def test_pt2_runs_without_the_library_for_any_number_of_boxes(checkpoint, tmp_pa
     torch.save((clip, boxes), tmp_path / "inputs.pt")
     code = ("import torch, torchvision; clip, boxes = torch.load('inputs.pt'); more = {'ovstad.json': ''};"
             "model = torch.export.load('model.pt2', extra_files=more).module(); print(more['ovstad.json'])\n"
-            "with torch.inference_mode(): torch.save([model(clip, boxes[:n])[0] for n in (0, 1, 5)], 'scores.pt')")
+            "with torch.inference_mode():"
+            " torch.save([model(clip, boxes[:n])[0] for n in (0, 1, 5)], 'scores.pt')")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert json.loads(done.stdout.splitlines()[-1])["actions"] == ["waves", "runs"]
     for n, found in zip((0, 1, 5), torch.load(tmp_path / "scores.pt")):
