@@ -227,6 +227,14 @@ def frame_seconds(path: str) -> np.ndarray:
         return (index[0] - (stream.start_time or 0)) * second
 
 
+def picture_size(path: str) -> tuple[int, int]:
+    """Width and height of a video's or folder's upright picture."""
+    reader = open_video(path)
+    height, width = reader.clip(0, 1).shape[1:3]
+    reader.close()
+    return width, height
+
+
 def rows_of(labelled: Labelled, seconds: np.ndarray, size: tuple[int, int], every: float, video: str,
             first: int = 0) -> list[tuple]:
     """Rows of the annotations CSV: keyframes at least `every` seconds apart, on each all people that do something.
@@ -279,11 +287,7 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             if not labelled.video or not file.exists():
                 raise FileNotFoundError(f"{path}: its video {labelled.video!r} is not in {folder}; "
                                         "put it there, or name the folder that it is in")
-            size = labelled.size
-            if size is None:
-                reader = open_video(file)
-                size = reader.clip(0, 1).shape[2:0:-1]
-                reader.close()
+            size = labelled.size or picture_size(str(file))
             first = taken.get(file, 0)                       # a video's jobs in several files: other people
             taken[file] = first + max(labelled.tracks, default=0) + 1
             name = os.path.relpath(file, out.parent)
@@ -344,3 +348,20 @@ def write_cvat(path, video: str, size: tuple[int, int], frames: int, tracks: dic
         ET.ElementTree(root).write(file, "utf-8", xml_declaration=True)
     with replacing(Path(path).with_suffix(".labels.json")) as file:
         json.dump(labels, file, indent=1)
+
+
+def export_tracks(path, video: str, detections: list, actions: list[str], threshold: float) -> None:
+    """What detect_actions.py found in a file or folder of frames, as write_cvat writes it.
+
+    detections: (time, track, box xyxy in [0, 1], {action: score}), in order of time; a word is ticked from the
+    threshold on, and until the track's next keyframe.
+    """
+    seconds, size = frame_seconds(video), picture_size(video)
+    tracks = {}
+    for time, track, box, scores in detections:
+        frame = int(np.searchsorted(seconds - seconds[0], time + 5e-4, "right")) - 1     # the one on screen then
+        pixels = tuple(side * length for side, length in zip(box, 2 * size))
+        said = tuple(action for action, score in scores.items() if score >= threshold)
+        tracks.setdefault(track, {})[frame] = frame, pixels, said
+    tracks = {track: list(entries.values()) for track, entries in tracks.items()}
+    write_cvat(path, os.path.basename(os.path.normpath(video)), size, len(seconds), tracks, actions)

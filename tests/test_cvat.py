@@ -214,3 +214,16 @@ def test_check_data_imports_an_export_and_draws_its_contact_sheet(folder, monkey
     assert sorted(path.name for path in out.iterdir()) == ["contact_sheet.png", "faults.txt", "train.csv"]
     assert (out / "faults.txt").read_text() == f"{folder / 'a.xml'}: track 2, frame 3: <points> is not a box\n"
     assert "scores 1.000000" in capsys.readouterr().out
+
+
+def test_what_was_detected_becomes_tracks_at_the_frames_it_was_seen_on(folder):
+    found = [(0.0, 1, (0, 0, 0.5, 0.5), {"run": 0.9, "wave": 0.1}),
+             (0.5, 1, (0.5, 0.5, 1, 1), {"run": 0.2, "wave": 0.3}),
+             (0.5, 4, (0, 0, 0.25, 1), {"run": 0.5, "wave": 0.6})]
+    cvat.export_tracks(folder / "walk.cvat.xml", str(folder / "walk.mp4"), found, ["run", "wave"], 0.5)
+    one, = cvat.read_cvat(folder / "walk.cvat.xml")
+    assert (one.video, one.size, one.frames) == ("walk.mp4", (200, 100), range(30))
+    last = (100, 50, 200, 100)
+    assert one.tracks == {1: [(0, (0, 0, 100, 50), ("run",)), (5, last, ()), (6, last, None)],
+                          4: [(5, (0, 0, 50, 100), ("run", "wave")), (6, (0, 0, 50, 100), None)]}
+    assert (folder / "walk.cvat.labels.json").exists()
