@@ -2,22 +2,23 @@
 
     python detect_actions.py VIDEO [VIDEO ...] --ckpt runs/ucf101-24/last.pt --actions "wave" "ride a bike"
 
-A video is read once, as a stream, by three threads that overlap; some seconds are held, never the film:
+A video is read once, as a stream, and the pipeline knows no more of it than a few keyframes (one every half second):
 
-    read    frames, and for a keyframe every half second the clip of T frames around it
-    models  keyframe -> people (a detector, or --proposals); clip, people -> scores of the words: Eq. (2), (3)
-            people of successive keyframes -> tubes, by greedy IoU; scores averaged along a tube
-    write   boxes interpolated between keyframes, drawn and encoded; rows on disk as soon as they are final
+    read     the frames up to the next keyframe, and the clip of T frames around it
+    score    keyframe -> people (a detector, or --proposals); clip, people -> scores of the words: Eq. (2), (3)
+    track    people -> tracks; a score is the mean over the keyframe before, this one and the next
+    write    rows of a keyframe; boxes interpolated between two keyframes, drawn and encoded
 
-Out come, under --out: NAME.mp4 (annotated, with sound), NAME.csv and its label map NAME.pbtxt (AVA layout, all
-scores), NAME_spans.csv (track,action,start,end,mean_score), NAME_timeline.png and, with --json, NAME.json.
-Ctrl-C leaves them whole; NAME.done stands beside them once the video is done. Memory does not grow with the video:
-10 minutes of 180x180 took 0.9 GB throughout, 1080p 2.3 GB (toy model, one thread, torch and all).
+Written under --out: NAME.mp4 (annotated, with sound), NAME.csv and its label map NAME.pbtxt (AVA's layout, all
+scores), NAME_spans.csv (track,action,start,end,mean_score), NAME.html (a page to click through) and, with --json,
+NAME.json.
+Ctrl-C ends the video there and leaves these files whole. NAME.done says that the video is complete, NAME.unfinished
+that it is not. Memory does not grow with the video.
 
-What a score means. `calibrated`: the share of the word in a softmax over the word and a background of generic
-prompts ("a person", "a person standing still", ...), each word on its own: at 0.5 it fits as well as all the
-background together, and if no word does, the answer is "none of these". `sigmoid`: the paper's Eq. (3), made for
-ranking; cosines of such models are all positive, so that it is near 1 for everything.
+What a score means. --calibration background: the share of the word in a softmax over the word and a background of
+generic prompts ("a person", "a person standing still", ...), each word on its own: at 0.5 it fits as well as all the
+background together, and if no word does, the answer is "none of these". --calibration none: the paper's sigmoid,
+Eq. (3), made for ranking; cosines of such models are all positive, so that it is near 1 for everything.
 
 As a library:
 
@@ -27,23 +28,23 @@ As a library:
 """
 
 import argparse
-import colorsys
 import csv
+import functools
 import glob
+import hashlib
 import json
 import os
 import re
 import signal
 import sys
-import textwrap
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from itertools import chain, count, islice
+from itertools import chain, count, repeat
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -54,11 +55,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
 import detect_humans
+import draw
 import engine
 import ovstad
 from data import normalise
@@ -69,12 +71,11 @@ from video import numbered_frames, open_container, scaled_size, upright_rgb
 
 BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors",
               "a photo of a person", "a person doing nothing", "people")
-# a new scene: mean change of grey (of 255) from frame to frame, and times the usual
-CUT = 15, 3
-TOGETHER = 64                    # frames that go through the models together
+CUT = 15, 3                      # a new scene: mean change of grey (of 255) from frame to frame, and times the usual
 LARGEST = 1080                   # short side of the annotated video at most, pixels
 TICKS = 60_000                   # a second in the MP4: whole ticks for 24, 25, 30, 60 and 30000/1001 frames
 SOON = 1e-6                      # seconds; float noise of time stamps
+OUTPUTS = (".mp4", ".csv", ".pbtxt", "_spans.csv", ".html", ".json")        # after the NAME of a video's files
 
 
 def setting(group: str, default, text: str, **flag):
@@ -95,23 +96,21 @@ class Settings:
     short_side: int | None = setting("model", None, "of the clip's frames, pixels", type=int)
     person_score: float = setting("people", 0.6, "what the detector must be sure of to count a person")
     every: float = setting("people", 0.5, "seconds between keyframes; half of it is a slower, finer answer; the "
-                           "pictures of about two and a half are held until they are drawn")
+                           "pictures of about five such intervals are held until they are drawn")
     gap: float = setting("people", 1.5, "seconds unseen after which a person is a new one; never less than "
                          "the usual step between keyframes")
     link_iou: float = setting("people", 0.2, "overlap with the keyframe before that makes a box "
                               "the same person; lower for fast people")
-    score: str = setting("scores", "calibrated", "calibrated: against 'none of these', see above; sigmoid: "
-                         "Eq. (3), for ranking", choices=["calibrated", "sigmoid"])
+    calibration: str = setting("scores", "background", "background: against 'none of these', see above; "
+                               "none: Eq. (3), for ranking", choices=["background", "none"])
     threshold: float = setting("scores", 0.5, "a word from this score on is drawn and makes spans; "
                                "the CSV has all")
     background: tuple[str, ...] = setting("scores", BACKGROUND, "whole prompts that stand for none of the words",
                                           type=str, nargs="+", metavar="TEXT")
-    smooth: int = setting("scores", 3, "keyframes of a tube that a score is the mean of, odd; 1 is off")
     top: int = setting("output", 3, "words drawn beside a person at most")
     max_seconds: float | None = setting("run", None, "stop there; for streams and first looks", type=float)
     fps: float = setting("run", 25.0, "of folders of frames")
     amp: bool = setting("run", False, "compute in bfloat16 where it is safe")
-    batch_size: int = setting("run", 8, "keyframes at once at most; less needs less memory")
 
     def __post_init__(self):
         def need(good, expected: str, *names: str) -> None:
@@ -124,9 +123,8 @@ class Settings:
         need(lambda x: 0 < x < inf, "a number above 0", "gap", "max_seconds")
         need(lambda x: 0.001 <= x <= 1000, "0.001 to 1000 frames a second", "fps")
         need(lambda x: 0 <= x <= 1, "a number in [0, 1]", "person_score", "link_iou", "threshold", "beta")
-        need(lambda x: x >= 1, "1 or more", "frames", "stride", "short_side", "batch_size", "top")
-        need(lambda x: x >= 1 and x % 2, "an odd number of keyframes", "smooth")
-        need(lambda x: x in ("calibrated", "sigmoid"), "calibrated or sigmoid", "score")
+        need(lambda x: x >= 1, "1 or more", "frames", "stride", "short_side", "top")
+        need(lambda x: x in ("background", "none"), "background or none", "calibration")
         need(any, "at least one text", "background")
 
 
@@ -138,6 +136,25 @@ class Detection(NamedTuple):
     track: int                               # from 1; the same person as long as it is followed
     box: tuple[float, float, float, float]   # xyxy in [0, 1] of the upright picture
     scores: dict[str, float]                 # of every action, in [0, 1]
+
+
+class Person(NamedTuple):
+    """Somebody on a keyframe."""
+
+    box: np.ndarray                          # (4,) xyxy in [0, 1]
+    scores: np.ndarray                       # (C,)
+
+
+@dataclass
+class Keyframe:
+    """A keyframe, and what happened since the keyframe before it."""
+
+    time: float
+    frames: list[tuple[float, av.VideoFrame]]        # (seconds, picture) since the one before; empty if not drawn
+    cuts: list[float]                                # seconds at which a new scene began since the one before
+    picture: av.VideoFrame | None = None             # None: the end of the video
+    clip: np.ndarray | None = None                   # (T, h, w, 3) uint8, the keyframe's own frame at index T // 2
+    people: dict[int, Person] = field(default_factory=dict)                         # by track
 
 
 class Span(NamedTuple):
@@ -177,10 +194,10 @@ def read_actions(path) -> dict[str, list[str]]:
         raise ValueError(f"{path}: not a text file in UTF-8; expected one action a line") from None
 
 
-def scores_of(logits: torch.Tensor, words: int, kind: str) -> torch.Tensor:
+def scores_of(logits: torch.Tensor, words: int, calibration: str) -> torch.Tensor:
     """(N, words) in [0, 1] from logits (N, words + K), float64, the last K being the background's."""
     own, background = logits[:, :words], logits[:, words:]
-    if kind == "calibrated":                 # softmax over one word and the background, a word at a time
+    if calibration == "background":                 # softmax over one word and the background, a word at a time
         own = own - background.logsumexp(dim=1, keepdim=True)
     return own.sigmoid()                     # Eq. (3)
 
@@ -196,6 +213,7 @@ class Words:
         self.frames = settings.frames or record.get("frames") or arch.frames
         self.stride = settings.stride or record.get("stride") or 1
         self.short_side = settings.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)
+        self.novel = [name for name in self.names if name not in record["base"]] if "base" in record else []
         stage = record.get("stage")
         self.note = None if stage == "finetune" else (
             f"{'a model of stage ' + stage if stage else 'the original ViCLIP'}, not finetuned on actions "
@@ -214,13 +232,13 @@ class Words:
         video = normalise(torch.from_numpy(clips).to(self.device).permute(0, 1, 4, 2, 3))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
             logits = self.model(video, boxes, self.f_text, self.beta)                      # (N, C + K)
-        scores = scores_of(logits.double(), len(self.names), self.settings.score).cpu()
+        scores = scores_of(logits.double(), len(self.names), self.settings.calibration).cpu()
         return [part.numpy() for part in scores.split([len(b) for b in boxes])]
 
 
 # ---------------------------------------------------------------- the frames
 
-def decoded(container, stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
+def decode(container, stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """The frames of a stream in display order; damaged packets are left out, and a lost connection is the end."""
     packets = container.demux(stream)
     while True:
@@ -235,8 +253,8 @@ def decoded(container, stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
 class Source:
     """A video file, a folder of numbered frames, or the address of a stream or camera, read once."""
 
-    def __init__(self, video, settings: Settings):
-        self.name, self.limit = os.fspath(video), settings.max_seconds or inf
+    def __init__(self, video, settings: Settings, stop: threading.Event | None = None):
+        self.name, self.limit, self.stop = os.fspath(video), settings.max_seconds or inf, stop
         self.rate, self.duration = Fraction(settings.fps).limit_denominator(100_000), None
         self.start = self.end = self.held = 0.0              # of the container's clock; of what is read so far
         self.promised = 0.0                                  # seconds of pictures, 0 where nothing says so
@@ -255,7 +273,7 @@ class Source:
             self.duration = lasts or container.duration and container.duration / av.time_base
             # what the pictures must come to: where only the file says how long it is, that may be its sound
             self.promised = lasts or (self.duration if len(container.streams) == 1 else None) or 0.0
-            self.pictures = ((frame.time, frame) for frame in decoded(container, stream))
+            self.pictures = ((frame.time, frame) for frame in decode(container, stream))
         self.duration = self.duration and min(self.duration, self.limit)     # None: not known
 
     def read_folder(self) -> Iterator[tuple[float, av.VideoFrame]]:
@@ -276,7 +294,7 @@ class Source:
                 time = stamp - self.start
             else:                                            # without a time stamp, or one that does not grow
                 time += one
-            if time >= self.limit:
+            if time >= self.limit or self.stop and self.stop.is_set():
                 break
             self.end = time + one
             self.held = time + float((frame.duration or 0) * (frame.time_base or 0))     # the last may stand long
@@ -285,29 +303,17 @@ class Source:
             raise ValueError(f"{self.name}: no frame of it can be decoded")
 
 
-class Frame(NamedTuple):
-    """A frame, on screen from `time` to `until` (seconds)."""
+class Shot(NamedTuple):
+    """A frame, from `time` (seconds) on the screen."""
 
     time: float
-    until: float
-    picture: av.VideoFrame
-    is_cut: bool                     # a new scene begins here
-    keyframes: list[float]           # the keyframes that fall on it (seconds)
-    clip: np.ndarray | None          # (T, h, w, 3) uint8 with this frame in place T // 2, if it has keyframes
+    picture: av.VideoFrame                   # of `LARGEST` at most
+    small: np.ndarray                        # (h, w, 3) uint8, upright, for the encoder
+    is_cut: bool                             # a new scene begins here
 
 
-@contextmanager
-def timed(busy: Counter, stage: str):
-    """Adds the seconds that a stage is busy."""
-    before = perf_counter()
-    yield
-    busy[stage] += perf_counter() - before
-
-
-def scaled(source: Source, short_side: int, patch: int) -> Iterator[tuple[float, av.VideoFrame, np.ndarray, bool]]:
-    """(time, frame of `LARGEST` at most, the frame for the encoder (h, w, 3) uint8,
-    whether a scene begins there).
-    """
+def scale_frames(source: Source, short_side: int, patch: int) -> Iterator[Shot]:
+    """The frames in the two sizes that are needed, and whether a scene begins there."""
     reformatter, size, grey, usual = VideoReformatter(), None, None, None
     for time, frame in source:
         size = size or scaled_size(frame.width, frame.height, short_side, patch)
@@ -320,54 +326,49 @@ def scaled(source: Source, short_side: int, patch: int) -> Iterator[tuple[float,
             usual += 0.2 * (change - usual)
         if min(frame.width, frame.height) > LARGEST:
             frame = reformatter.reformat(frame, *scaled_size(frame.width, frame.height, LARGEST, 2))
-        yield time, frame, small, is_cut
+        yield Shot(time, frame, small, is_cut)
 
 
-def read(source: Source, times: Iterator[float], words: Words, busy: Counter) -> Iterator[Frame]:
-    """All frames, each decoded once, with the clips of the keyframes that fall on them.
+def read_keyframes(source: Source, times: Iterator[float], words: Words, pictures: bool) -> Iterator[Keyframe]:
+    """The keyframes at `times` (seconds, ascending) with their clips, and last the video's end; each frame is decoded once.
 
-    times: of the keyframes, ascending. Clips repeat the first and last frame beyond the ends, as data.py's do.
+    Clips repeat the first and last frame beyond the ends, as data.py's do. pictures: frames are kept to be drawn.
     """
     T, stride = words.frames, words.stride
     before, after = T // 2 * stride, max((T - 1 - T // 2) * stride, 1)
-    # of `scaled`; the frame in place `before` is given out
-    window = deque(maxlen=before + 1 + after)
-    keyframe = next(times, inf)
-    shots, past = scaled(source, words.short_side, words.model.patch), 0
-    while past < after:
-        with timed(busy, "decoding"):
-            item = next(shots, None)
-        if item is None:                                     # past the end: the last frame again
-            item, past = (source.end, *window[-1][1:]), past + 1
-        window.extend([item] * (1 if window else before + 1))
+    window = deque(maxlen=before + 1 + after)                # the frame at index `before` is the present one
+    frames, cuts, time = [], [], next(times)
+    for shot in chain(scale_frames(source, words.short_side, words.model.patch), repeat(None, after)):
+        if shot is None:                                     # past the end: the last frame again
+            shot = window[-1]._replace(time=source.end)
+        window.extend([shot] * (1 if window else before + 1))
         if len(window) == window.maxlen:
-            time, picture, _, is_cut = window[before]
-            until, keyframes = window[before + 1][0], []
-            while keyframe < until - SOON:
-                keyframes.append(keyframe)
-                keyframe = next(times, inf)
-            clip = np.stack([small for _, _, small, _ in window][::stride][:T]) if keyframes else None
-            yield Frame(time, until, picture, is_cut, keyframes, clip)
+            present, until = window[before], window[before + 1].time
+            frames += [(present.time, present.picture)] * pictures
+            cuts += [present.time] * present.is_cut
+            while time < until - SOON:
+                clip = np.stack([shot.small for shot in window][::stride][:T])
+                yield Keyframe(time, frames, cuts, present.picture, clip)
+                frames, cuts, time = [], [], next(times)
+    yield Keyframe(source.end, frames, [*cuts, source.end])
 
 
-def in_thread(items: Iterator, ahead: int) -> Iterator:
-    """The items of a generator that runs `ahead` of us in a thread of its own; it raises its errors here."""
+def in_thread(items: Iterator) -> Iterator:
+    """The items of a generator that runs one ahead of us in a thread of its own; it raises its errors here."""
     with ThreadPoolExecutor(1) as thread:
-        coming = deque(thread.submit(next, items, None) for _ in range(ahead))
         try:
-            while (item := coming.popleft().result()) is not None:
-                coming.append(thread.submit(next, items, None))
+            coming = thread.submit(next, items, None)
+            while (item := coming.result()) is not None:
+                coming = thread.submit(next, items, None)
                 yield item
-        finally:                                                 # left early, or broken
-            for future in coming:
-                future.cancel()
+        finally:                                             # left early, or broken
             thread.submit(items.close).result()
 
 
 # ---------------------------------------------------------------- the people
 
-def read_people(path, videos: list[str], min_score: float) -> list[dict[float, np.ndarray]]:
-    """For each video, the boxes (N_b, 4) float32 of its keyframes (seconds) in a proposals CSV; {} for none.
+def read_people(path, videos: list[str], min_score: float) -> list[dict[float, np.ndarray] | None]:
+    """For each video, the boxes (N_b, 4) float32 of its keyframes (seconds) in a proposals CSV; None where it has none.
 
     The CSV (video,keyframe,x1,y1,x2,y2,,score) names a video by its path or by its file name, with or
     without the suffix.
@@ -376,16 +377,16 @@ def read_people(path, videos: list[str], min_score: float) -> list[dict[float, n
     for i in np.flatnonzero(numbers[:, 0] < 0)[:1]:
         raise ValueError(f"{path}:{lines[i]}: keyframe {numbers[i, 0]:g}; expected seconds after the first "
                          "frame, 0 or more")
-    known, place = places(names)
-    nobody = np.zeros((len(place), 4)), np.full(len(place), -1)
-    table = make_annotations(known, [], place, numbers[:, 0], *nobody, unit="second")
+    known, row = places(names)
+    nobody = np.zeros((len(row), 4)), np.full(len(row), -1)
+    table = make_annotations(known, [], row, numbers[:, 0], *nobody, unit="second")
     found = read_proposals(path, table, min_score)
     result = []
     for video in videos:
         name = next((name for name in (video, Path(video).name, Path(video).stem) if name in known), None)
         mine = found.video == (known.index(name) if name else -1)
         result.append({t: found.box[mine & (found.keyframe == t)]
-                       for t in np.unique(found.keyframe[mine]).tolist()})
+                       for t in np.unique(found.keyframe[mine]).tolist()} if name else None)
     if not any(result):
         raise ValueError(f"{path}: has no box of {', '.join(videos[:3])} of --person-score {min_score:g}; "
                          f"it names {', '.join(known[:3])}. Write the video's path or file name "
@@ -393,192 +394,153 @@ def read_people(path, videos: list[str], min_score: float) -> list[dict[float, n
     return result
 
 
-@dataclass
-class Tube:
-    """The linked boxes of one person, on screen from `since` to `until` (seconds)."""
-
-    track: int
-    since: float
-    until: float = 0.0
-    is_over: bool = False                                    # at a cut, or the video's end
-    times: list[float] = field(default_factory=list)         # of its keyframes; long past ones are dropped
-    boxes: list[np.ndarray] = field(default_factory=list)    # (4,)
-    scores: list[np.ndarray] = field(default_factory=list)   # (C,)
-    released: int = 0                                        # how many of these are given out
-    spans: dict[int, tuple] = field(default_factory=dict)    # of actions going on: start, end, sum, keyframes
+def find_people(proposals, videos: list[str], settings: Settings, detector, weights, device) -> list:
+    """For each video what `score_keyframes` takes as people; a detector that was built already is taken as it is."""
+    if proposals:
+        return read_people(proposals, videos, settings.person_score)
+    if isinstance(detector, str):
+        detector = detect_humans.build_detector(detector, weights, device)
+    return [detector] * len(videos)
 
 
-Seen = tuple[int, np.ndarray, np.ndarray]        # on a frame: track, box (4,), scores (C,) of the nearest keyframe
+def keyframe_times(people, every: float, gap: float) -> Iterator[float]:
+    """Seconds of the keyframes, ascending, without end.
+
+    Regular ones for a detector, those of the boxes otherwise. Where these lie far apart, keyframes without
+    anybody stand between them, so that no more than two gaps of pictures are held.
+    """
+    if not isinstance(people, dict):
+        yield from (i * every for i in count())
+    time = 0.0
+    for known in chain(sorted(people), [inf]):
+        while known - time > 2 * gap:
+            time += gap
+            yield time
+        time = known
+        yield time
+
+
+def score_keyframes(keyframes: Iterator[Keyframe], words: Words, people) -> Iterator[tuple[Keyframe, list[Person]]]:
+    """Each keyframe with the people on it, scored by the words.
+
+    people: a detector of detect_humans.py, or a dict of boxes (N_b, 4) by a keyframe's time.
+    """
+    reformatter = VideoReformatter()
+    for keyframe in keyframes:
+        boxes = []
+        if isinstance(people, dict):
+            boxes = people.get(keyframe.time, [])
+        elif keyframe.picture:
+            size = keyframe.picture.width, keyframe.picture.height
+            rgb = np.ascontiguousarray(upright_rgb(keyframe.picture, *size, reformatter))
+            (boxes, sure), = detect_humans.detect_frames(people, [rgb])
+            boxes = boxes[sure >= words.settings.person_score]
+        found = []
+        if len(boxes) and keyframe.picture:                          # a clip without people is not encoded
+            scores, = words.score(keyframe.clip[None], [torch.from_numpy(boxes)])
+            found = [Person(box, own) for box, own in zip(boxes, scores)]
+        keyframe.clip = None
+        yield keyframe, found
 
 
 class Tracker:
-    """People over time: boxes linked into tubes, scores averaged along them.
+    """Gives each person a track number that holds from keyframe to keyframe.
 
-    A keyframe's box continues the tube that it overlaps most (IoU, the best pairs first, each once), or begins
-    a new one; a tube that is not continued for `gap` seconds, or has come to a cut, is over. What lies `delay`
-    seconds back is final: tubes there are continued or over, and the neighbours of their scores are known.
+    A box continues the track whose last box it overlaps most (IoU, the best pairs first, each once), or begins a
+    new one; a track that is not continued for `gap` seconds, or across a cut, is over.
     """
 
-    def __init__(self, video: str, names: list[str], settings: Settings, hold: float, spacing: float = 0.0):
-        self.gap = max(settings.gap, spacing) + SOON
-        self.video, self.names, self.settings = video, names, settings
-        self.hold = hold                     # seconds a box is shown before its first and after its last keyframe
-        self.reach = settings.smooth // 2    # keyframes to both sides that a score is averaged over
-        self.delay = hold + self.gap * (1 + self.reach)
-        self.tubes: list[Tube] = []
-        self.count, self.scene = 0, 0.0      # tubes so far; when the scene began
+    def __init__(self, gap: float, link_iou: float):
+        self.gap, self.link_iou, self.count = gap, link_iou, 0
+        self.last: dict[int, tuple[float, np.ndarray]] = {}          # of the tracks going on: time and box (4,)
 
-    def update(self, time: float, boxes: np.ndarray, scores: np.ndarray) -> None:
-        """A keyframe's boxes (N_b, 4) and their scores (N_b, C)."""
-        tubes = [tube for tube in self.tubes if not tube.is_over and time - tube.times[-1] <= self.gap]
-        last = np.array([tube.boxes[-1] for tube in tubes], np.float32).reshape(-1, 4)
-        overlap = box_iou(torch.from_numpy(last), torch.from_numpy(boxes)).numpy()           # (tubes, N_b)
-        continued = {}
-        while overlap.size and overlap.max() >= self.settings.link_iou:
-            t, b = np.unravel_index(overlap.argmax(), overlap.shape)
-            continued[b] = tubes[t]
-            overlap[t, :] = overlap[:, b] = -1
-        for b in range(len(boxes)):
-            tube = continued.get(b)
-            if tube is None:
+    def link(self, keyframe: Keyframe, found: list[Person]) -> None:
+        """Puts the people found on a keyframe into keyframe.people, by their tracks."""
+        self.last = {track: (time, box) for track, (time, box) in self.last.items()
+                     if keyframe.time - time <= self.gap + SOON and not keyframe.cuts}
+        tracks = list(self.last)
+        old = np.array([self.last[track][1] for track in tracks], np.float32).reshape(-1, 4)
+        new = np.array([person.box for person in found], np.float32).reshape(-1, 4)
+        overlap = box_iou(torch.from_numpy(old), torch.from_numpy(new)).numpy()          # (tracks, N_b)
+        linked = {}
+        while overlap.size and overlap.max() >= self.link_iou:
+            t, n = np.unravel_index(overlap.argmax(), overlap.shape)
+            linked[n] = tracks[t]
+            overlap[t, :] = overlap[:, n] = -1
+        for n, person in enumerate(found):
+            if n not in linked:
                 self.count += 1
-                tube = Tube(self.count, since=max(time - self.hold, self.scene))
-                self.tubes.append(tube)
-            tube.until = time + self.hold
-            tube.times.append(time)
-            tube.boxes.append(boxes[b])
-            tube.scores.append(scores[b])
-
-    def cut(self, time: float) -> None:
-        """A new scene begins, or the video ends.
-
-        Nobody before goes on, and who was just there stays until then.
-        """
-        self.scene = time
-        for tube in self.tubes:
-            if not tube.is_over and time - tube.times[-1] <= 2 * self.hold:
-                tube.until = time
-            tube.is_over = True
-
-    def smoothed(self, tube: Tube, i: int) -> np.ndarray:
-        return np.mean(tube.scores[max(i - self.reach, 0):i + self.reach + 1], axis=0)     # (C,)
-
-    def people_at(self, time: float) -> list[Seen]:
-        """Who is on screen at a final time that is not released yet."""
-        seen = []
-        for tube in self.tubes:
-            if tube.since <= time < tube.until:
-                box = np.array([np.interp(time, tube.times, side) for side in np.transpose(tube.boxes)])
-                nearest = int(np.abs(np.array(tube.times) - time).argmin())
-                seen.append((tube.track, box, self.smoothed(tube, nearest)))
-        return seen
-
-    def release(self, final: float) -> tuple[list[Detection], list[Span], list[tuple[int, float, float]]]:
-        """Detections before the time `final`, in order; spans that ended; (track, since, until) of tubes that did.
-
-        What is released is forgotten here.
-        """
-        detections, spans, tracks = [], [], []
-        for tube in self.tubes:
-            while tube.released < len(tube.times) and tube.times[tube.released] < final:
-                time, scores = tube.times[tube.released], self.smoothed(tube, tube.released)
-                detections.append(Detection(self.video, time, tube.track,
-                                            tuple(tube.boxes[tube.released].tolist()),
-                                            dict(zip(self.names, scores.tolist()))))
-                for c, score in enumerate(scores.tolist()):
-                    if score >= self.settings.threshold:
-                        start, _, total, number = tube.spans.get(c, (max(time - self.hold, tube.since), 0, 0, 0))
-                        tube.spans[c] = start, time + self.hold, total + score, number + 1
-                    elif c in tube.spans:
-                        spans.append(self.end_span(tube, c))
-                tube.released += 1
-            if tube.until <= final:
-                spans += [self.end_span(tube, c)._replace(end=tube.until) for c in list(tube.spans)]
-                tracks.append((tube.track, tube.since, tube.until))
-            # what neither smoothing nor drawing asks for again
-            past = max(tube.released - 1 - self.reach, 0)
-            for kept in (tube.times, tube.boxes, tube.scores):
-                del kept[:past]
-            tube.released -= past
-        self.tubes = [tube for tube in self.tubes if tube.until > final]
-        return sorted(detections, key=lambda seen: (seen.time, seen.track)), spans, tracks
-
-    def end_span(self, tube: Tube, c: int) -> Span:
-        start, end, total, number = tube.spans.pop(c)
-        return Span(tube.track, self.names[c], start, end, total / number)
+            track = linked.get(n, self.count)
+            keyframe.people[track] = person
+            self.last[track] = keyframe.time, person.box
 
 
-# ---------------------------------------------------------------- the pipeline
+def track_people(source: Source, words: Words, people, pictures: bool = False) -> Iterator[tuple[Keyframe, Keyframe]]:
+    """The intervals of a video: pairs of successive keyframes whose tracks and scores are final.
 
-class Chunk(NamedTuple):
-    """What became final."""
-
-    until: float                                             # how far the video was analysed, seconds
-    frames: list[tuple[float, av.VideoFrame, list[Seen]]]
-    detections: list[Detection]
-    spans: list[Span]                                        # that ended
-    tracks: list[tuple[int, float, float]]                   # people who left: track, first and last second
-
-
-def look(batch: list[Frame], words: Words, people, busy: Counter) -> dict[float, tuple[np.ndarray, np.ndarray]]:
-    """The boxes (N_b, 4) and scores (N_b, C) of keyframes with people, by time; people: as for `analyse`."""
-    keyframes = [(time, frame) for frame in batch for time in frame.keyframes]
-    size, found, reformatter = words.settings.batch_size, {}, VideoReformatter()
-    for some in (keyframes[i:i + size] for i in range(0, len(keyframes), size)):
-        with timed(busy, "people"):
-            if isinstance(people, dict):
-                boxes = [people[time] for time, _ in some]
-            else:
-                rgb = [upright_rgb(p, p.width, p.height, reformatter)
-                       for p in (frame.picture for _, frame in some)]
-                seen = detect_humans.detect_frames(people, rgb)
-                boxes = [boxes[scores >= words.settings.person_score] for boxes, scores in seen]
-        occupied = [(time, frame.clip, own) for (time, frame), own in zip(some, boxes) if len(own)]
-        if occupied:                                                 # a clip without people is not encoded
-            times, clips, boxes = zip(*occupied)
-            with timed(busy, "actions"):
-                scores = words.score(np.stack(clips), [torch.from_numpy(own) for own in boxes])
-            found |= dict(zip(times, zip(boxes, scores)))
-    return found
-
-
-def analyse(source: Source, words: Words, people, busy: Counter, stop: threading.Event,
-            pictures: bool = True) -> Iterator[Chunk]:
-    """The whole pipeline but the drawing; what it holds does not grow with the video.
-
-    people: a detector of detect_humans.py, or the boxes (N_b, 4) of each keyframe by its time. Where stop is
-    set from outside, the video ends.
+    The first begins with nobody at second 0, the last ends with nobody at the video's end. An interval comes when
+    the keyframe after it has been read: until then, the scores of its second keyframe are not known.
+    people: as for `score_keyframes`. What is held does not grow with the video.
     """
-    every = words.settings.every
-    times = sorted(people) if isinstance(people, dict) else None
-    between = np.diff(times) if times and len(times) > 1 else np.array([every])              # keyframes, seconds
-    hold, spacing = min(every, between.min()) / 2, float(np.median(between))
-    tracker = Tracker(source.name, words.names, words.settings, hold, spacing)
-    frames = read(source, iter(times) if times is not None else (i * every for i in count()), words, busy)
-    waiting, end = deque(), 0.0                                  # frames whose boxes are not final
+    settings = words.settings
+    steps = np.diff(sorted(people)) if isinstance(people, dict) and len(people) > 1 else [settings.every]
+    gap = max(settings.gap, float(np.median(steps)))
+    tracker, before, present, first = Tracker(gap, settings.link_iou), {}, None, Keyframe(0.0, [], [])
+    times = keyframe_times(people, settings.every, gap)
+    with closing(in_thread(read_keyframes(source, times, words, pictures))) as keyframes:
+        for following, found in score_keyframes(keyframes, words, people):
+            tracker.link(following, found)
+            if present:
+                around = before, present.people, following.people
+                before = present.people
+                present.people = {track: person._replace(scores=np.mean(
+                    [people[track].scores for people in around if track in people], axis=0))
+                    for track, person in present.people.items()}
+                yield first, present
+                first = present
+            present = following
+    yield first, present
 
-    def chunk(final: float) -> Chunk:
-        ready = []
-        while waiting and waiting[0][0] < final:
-            time, picture = waiting.popleft()
-            ready.append((time, picture, tracker.people_at(time)))
-        return Chunk(end, ready, *tracker.release(final))
 
-    with closing(in_thread(frames, ahead=32)) as frames:
-        while (batch := list(islice(frames, TOGETHER))) and not stop.is_set():
-            found = look(batch, words, people, busy)
-            for frame in batch:
-                if frame.is_cut:
-                    tracker.cut(frame.time)
-                for time in frame.keyframes:
-                    if time in found:
-                        tracker.update(time, *found[time])
-                if pictures:
-                    waiting.append((frame.time, frame.picture))
-            end = batch[-1].until
-            yield chunk(end - tracker.delay)
-    tracker.cut(end)
-    yield chunk(inf)
+# ---------------------------------------------------------------- between two keyframes
+
+class Part(NamedTuple):
+    """Somebody on screen during a part of an interval, with the words of the keyframe that is near."""
+
+    track: int
+    start: float                             # seconds
+    end: float
+    keyframe: Keyframe
+
+
+def split_interval(a: Keyframe, b: Keyframe, every: float) -> list[Part]:
+    """Who is on screen between two keyframes, and when.
+
+    Who is on both: all the time. Who is on one only: half a step from there, or to a cut within a step.
+    """
+    middle, reach = (a.time + b.time) / 2, min(every, b.time - a.time) / 2
+    left = b.cuts[0] if b.cuts and b.cuts[0] <= a.time + every else a.time + reach
+    entered = b.cuts[-1] if b.cuts and b.cuts[-1] >= b.time - every else b.time - reach
+    return ([Part(track, a.time, middle if track in b.people else left, a) for track in a.people]
+            + [Part(track, middle if track in a.people else entered, b.time, b) for track in b.people])
+
+
+def people_at(time: float, a: Keyframe, b: Keyframe, parts: list[Part]) -> dict[int, Person]:
+    """Who is on screen at a moment of an interval, by track; boxes are interpolated between its ends."""
+    people = {}
+    for track, start, end, keyframe in parts:
+        if start <= time < end or keyframe is b and start <= time:
+            box, scores = keyframe.people[track]
+            if track in a.people and track in b.people:
+                share = (time - a.time) / (b.time - a.time)
+                box = (1 - share) * a.people[track].box + share * b.people[track].box
+            people[track] = Person(box, scores)
+    return people
+
+
+def list_detections(keyframe: Keyframe, video: str, names: list[str]) -> list[Detection]:
+    return [Detection(video, keyframe.time, track, tuple(box.tolist()), dict(zip(names, scores.tolist())))
+            for track, (box, scores) in sorted(keyframe.people.items())]
 
 
 def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=detect_humans.DEFAULT,
@@ -587,102 +549,25 @@ def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=
 
     video: a file, a folder of numbered frames, an address. actions: words, or "wave: waving | hand wave".
     ckpt: a checkpoint, official weights, a Hub id, or a ViCLIP model. detector: a name, or one that was built.
-    proposals: a CSV of boxes in its place. settings: fields of `Settings`. A Detection has video (str), time
-    (seconds after the first frame), track (int from 1), box (x1, y1, x2, y2 in [0, 1]) and scores {action: in
-    [0, 1]}. Records come a few seconds of video behind the reading; nobody in the picture gives none. ValueError
-    or FileNotFoundError in one line: the video, words, checkpoint or CSV that cannot be used; all of it comes with
-    the first record that is asked for, before which nothing is opened. Closing the iterator stops its thread.
+    proposals: a CSV of boxes in its place. A Detection has video (str), time (seconds after the first frame),
+    track (int from 1), box (x1, y1, x2, y2 in [0, 1]) and scores {action: in [0, 1]}. Records come two keyframes
+    behind the reading; nobody in the picture gives none. ValueError or FileNotFoundError in one line: the video,
+    words, checkpoint or CSV that cannot be used; all of it comes with the first record that is asked for, before
+    which nothing is opened. Closing the iterator stops its thread. settings, and what they are by default:
     """
     settings = Settings(**settings)
+    if isinstance(actions, str):
+        raise ValueError(f"actions {actions!r}: expected a list of words, such as [{actions!r}]")
     device = engine.start_process(device).device
     source = Source(video, settings)
     words = Words(parse_actions(actions), ckpt, settings, device)
-    people = people_of(proposals, [source.name], settings, detector, detector_weights, device)[0]
-    with closing(analyse(source, words, people, Counter(), threading.Event(), pictures=False)) as chunks:
-        for chunk in chunks:
-            yield from chunk.detections
+    people, = find_people(proposals, [source.name], settings, detector, detector_weights, device)
+    with closing(track_people(source, words, people)) as intervals:
+        for _, keyframe in intervals:
+            yield from list_detections(keyframe, source.name, words.names)
 
 
-def people_of(proposals, videos: list[str], settings: Settings, detector, weights, device) -> list:
-    """For each video what `analyse` takes as people; a detector that was built already is taken as it is."""
-    if proposals:
-        return read_people(proposals, videos, settings.person_score)
-    if isinstance(detector, str):
-        detector = detect_humans.build_detector(detector, weights, device)
-    return [detector] * len(videos)
-
-
-# ---------------------------------------------------------------- pictures
-
-def colour_of(number: int, saturation: float = 0.7) -> tuple[int, int, int]:
-    """RGB; successive numbers lie far apart on the colour circle."""
-    return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(number * 0.618 % 1, saturation, 1.0))
-
-
-def draw_people(rgb: np.ndarray, people: list[Seen], names: list[str], settings: Settings) -> np.ndarray:
-    """The picture (H, W, 3) uint8 with each person's box, track id and best words, and the legend below."""
-    image = Image.fromarray(rgb)
-    canvas, (W, H) = ImageDraw.Draw(image), image.size
-    size, thick = max(11, round(min(W, H) / 30)), max(2, round(min(W, H) / 240))
-    font, line = ImageFont.load_default(size), round(size * 1.25)
-
-    legend = f"{settings.score} >= {settings.threshold:g}: {' · '.join(names)}"
-    fitting = max(int(len(legend) * W / font.getlength(legend)) - 2, 8)
-    legend = textwrap.shorten(legend, fitting, placeholder=" ...")
-    canvas.rectangle((0, H - line, font.getlength(legend) + size / 2, H), fill="black")
-    canvas.text((size / 4, H - line), legend, "white", font)
-    for track, box, _ in people:
-        canvas.rectangle((box * [W, H, W, H]).round().tolist(), outline=colour_of(track), width=thick)
-    taken = []
-    for track, box, scores in people:
-        best = np.argsort(-scores, kind="stable")[:settings.top]
-        said = [f"{names[c]} {scores[c]:.2f}" for c in best if scores[c] >= settings.threshold]
-        text = f"#{track}  " + "\n".join(said)
-        w, h = max(map(font.getlength, text.split("\n"))) + size / 2, line * max(len(said), 1)
-        x, y = max(min(box[0] * W, W - w), 0), max(box[1] * H - h, 0)        # above the box where there is room
-        for left, top, right, bottom in sorted(taken, key=lambda label: label[1]):
-            if x < right and left < x + w and y < bottom and top < y + h:
-                y = bottom                                                   # below other labels
-        taken.append((x, y, x + w, y + h))
-        canvas.rectangle(taken[-1], fill=colour_of(track))
-        canvas.multiline_text((x + size / 4, y), text, "black", font, spacing=line - size)
-    return np.asarray(image)
-
-
-def draw_timeline(path, title: str, spans: list[Span], tracks: list[tuple[int, float, float]], names: list[str],
-                  seconds: float) -> None:
-    """A PNG: for each person (track, first and last second) a row for each of their actions, coloured where it is.
-
-    Beyond 60 people, those who are longest in the picture.
-    """
-    shown = sorted(sorted(tracks, key=lambda track: track[1] - track[2])[:60])
-    done = {(span.track, span.action) for span in spans}
-    rows = [(*track, name) for track in shown for name in [n for n in names if (track[0], n) in done] or [""]]
-    left, right, top, row = 300, 1170, 48, 24
-    bottom = top + row * max(len(rows), 1)
-    image = Image.new("RGB", (1200, bottom + 30), "white")
-    canvas, font = ImageDraw.Draw(image), ImageFont.load_default(15)
-    title += f": {len(tracks)} people" + (f", the {len(shown)} longest" if tracks[60:] else "")
-    canvas.text((10, 8), title, "black", font)
-
-    def x_of(second: float) -> float:
-        return left + (right - left) * second / max(seconds, SOON)
-
-    for at in np.linspace(0, seconds, 9).tolist():
-        canvas.line((x_of(at), top - 4, x_of(at), bottom), (215, 215, 215))
-        label = f"{at:.1f} s" if seconds < 120 else f"{int(at // 60)}:{int(at % 60):02d}"
-        canvas.text((x_of(at), bottom + 6), label, "black", font, anchor="ma")
-    for y, (track, first, last, action) in zip(range(top, bottom, row), rows):
-        canvas.rectangle((10, y + 2, 22, y + row - 3), fill=colour_of(track))
-        canvas.text((28, y + 2), f"{track}  {action or 'none of these'}", "black", font)
-        canvas.rectangle((x_of(first), y + 2, x_of(last), y + row - 2), fill=(230, 230, 230))
-        for span in (span for span in spans if (span.track, span.action) == (track, action)):
-            box = x_of(span.start), y + 2, max(x_of(span.end), x_of(span.start) + 2), y + row - 2
-            canvas.rectangle(box, fill=colour_of(names.index(action), 0.45))
-            if box[2] - box[0] > 40:
-                canvas.text((box[0] + 4, y + 2), f"{span.score:.2f}", "black", font)
-    with replacing(path, binary=True) as file:
-        image.save(file, "PNG")
+detect.__doc__ += "".join(f"\n    {one.name} ({one.default}): {one.metadata['flag']['help']}" for one in fields(Settings))
 
 
 # ---------------------------------------------------------------- what is written
@@ -692,6 +577,7 @@ class Film:
 
     def __init__(self, path: Path, source: Source, words: Words, first: av.VideoFrame):
         self.source, self.words, self.reformatter = source, words, VideoReformatter()
+        self.legend = f"from {words.settings.threshold:g} on: {' · '.join(words.names)}"
         self.size = scaled_size(first.width, first.height, None, 2)                  # even, for H.264
         # fragments while it is written, an ordinary file once it is closed
         self.container = av.open(str(path), "w", format="mp4",
@@ -704,10 +590,14 @@ class Film:
         self.sound = self.encoded_sound() if os.path.isfile(source.name) else iter(())
         self.packet = next(self.sound, None)
 
-    def add(self, time: float, picture: av.VideoFrame, people: list[Seen]) -> None:
+    def add(self, time: float, picture: av.VideoFrame, people: dict[int, Person]) -> None:
+        labelled = []
+        for track, (box, scores) in people.items():
+            best = np.argsort(-scores, kind="stable")[:self.words.settings.top]
+            labelled.append((track, box, [f"{self.words.names[c]} {scores[c]:.2f}" for c in best
+                                          if scores[c] >= self.words.settings.threshold]))
         rgb = upright_rgb(picture, *self.size, self.reformatter)
-        drawn = draw_people(rgb, people, self.words.names, self.words.settings)
-        drawn = av.VideoFrame.from_ndarray(drawn, format="rgb24")
+        drawn = av.VideoFrame.from_ndarray(draw.draw_people(rgb, labelled, self.legend), format="rgb24")
         drawn.pts, drawn.time_base = round(time * TICKS), Fraction(1, TICKS)
         self.add_sound(time)
         self.container.mux(self.video.encode(drawn))
@@ -719,7 +609,7 @@ class Film:
                 return
             encoder = self.container.add_stream("aac", rate=48_000, layout="stereo")
             # None: the last packets
-            for frame in chain(decoded(container, container.streams.audio[0]), [None]):
+            for frame in chain(decode(container, container.streams.audio[0]), [None]):
                 if frame is not None:                            # the first frame of the picture is at 0
                     frame.pts = (frame.pts or 0) - round(self.source.start / frame.time_base)
                 for packet in encoder.encode(frame) if frame is None or frame.pts >= 0 else []:
@@ -741,7 +631,10 @@ class Results:
     """The text files of one video; every row is on disk as soon as it is final."""
 
     def __init__(self, stem: Path, source: Source, words: Words, as_json: bool):
-        self.spans, self.tracks, self.detections = [], [], 0
+        self.source, self.words, self.detections = source, words, 0
+        self.people: dict[int, tuple[float, float]] = {}             # first and last second, by track
+        self.spans: list[Span] = []                                  # that ended
+        self.going_on: dict[tuple[int, str], list] = {}              # spans: start, end, sum of scores, keyframes
         self.files = ExitStack()
         self.rows = csv.writer(self.open(f"{stem}.csv"), lineterminator="\n")
         self.span_rows = csv.writer(self.open(f"{stem}_spans.csv"), lineterminator="\n")
@@ -749,111 +642,182 @@ class Results:
         write_label_map(f"{stem}.pbtxt", dict(enumerate(words.names, 1)))
         self.json = self.open(f"{stem}.json") if as_json else None
         if self.json:
-            head = {"video": source.name, "actions": words.names, "score": words.settings.score,
+            head = {"video": source.name, "actions": words.names, "calibration": words.settings.calibration,
                     "threshold": words.settings.threshold}
             self.json.write(json.dumps(head)[:-1] + ',\n"detections": [')
 
     def open(self, path: str):                                   # buffering 1: whole lines, at once
         return self.files.enter_context(open(path, "w", newline="", encoding="utf-8", buffering=1))
 
-    def add(self, chunk: Chunk) -> None:
-        for seen in chunk.detections:
+    def add(self, keyframe: Keyframe, parts: list[Part]) -> None:
+        """The rows of a keyframe, and the parts of the interval that it ends."""
+        for seen in list_detections(keyframe, self.source.name, self.words.names):
             box = [f"{side:.6f}" for side in seen.box]
             for c, score in enumerate(seen.scores.values(), 1):
-                self.rows.writerow([seen.video, f"{seen.time:.3f}", *box, c, repr(score)])
+                self.rows.writerow([Path(seen.video).name, f"{seen.time:.3f}", *box, c, repr(score)])
             if self.json:
                 record = {"time": seen.time, "track": seen.track, "box": seen.box, "scores": seen.scores}
                 self.json.write(("," if self.detections else "") + "\n" + json.dumps(record))
             self.detections += 1
-        for track, action, start, end, score in chunk.spans:
-            self.span_rows.writerow([track, action, f"{start:.3f}", f"{end:.3f}", f"{score:.4f}"])
-        self.spans += chunk.spans
-        self.tracks += chunk.tracks
+        for track, start, end, near in parts:
+            self.people[track] = self.people.get(track, (start,))[0], end
+            for action, score in zip(self.words.names, near.people[track].scores.tolist()):
+                if score >= self.words.settings.threshold:
+                    span = self.going_on.setdefault((track, action), [start, end, 0.0, 0])
+                    span[1] = end
+                    if near is keyframe:
+                        span[2:] = span[2] + score, span[3] + 1
+                else:
+                    self.end_span(track, action)
+        for (track, action), (_, end, *_) in list(self.going_on.items()):
+            if keyframe.time - end > self.words.settings.gap:
+                self.end_span(track, action)
+
+    def end_span(self, track: int, action: str) -> None:
+        if span := self.going_on.pop((track, action), None):
+            start, end, total, keyframes = span
+            self.spans.append(Span(track, action, start, end, total / keyframes))
+            self.span_rows.writerow([track, action, f"{start:.3f}", f"{end:.3f}", f"{total / keyframes:.4f}"])
 
     def close(self, seconds: float) -> None:
+        for track, action in list(self.going_on):
+            self.end_span(track, action)
         if self.json:
-            people = [{"track": track, "start": start, "end": end} for track, start, end in sorted(self.tracks)]
+            people = [{"track": track, "start": start, "end": end} for track, (start, end) in self.people.items()]
             tail = {"seconds": seconds, "people": people, "spans": [span._asdict() for span in self.spans]}
             self.json.write("],\n" + json.dumps(tail)[1:] + "\n")
         self.files.close()
 
 
-def watch(video: str, stem: Path, args: argparse.Namespace, words: Words, people, stop: threading.Event) -> None:
+# ---------------------------------------------------------------- one video
+
+@functools.cache
+def hash_weights(model: torch.nn.Module) -> str:
+    content = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        content.update(tensor.detach().float().cpu().numpy())
+    return content.hexdigest()
+
+
+def describe_request(video: str, args: argparse.Namespace, words: Words, people) -> dict[str, str]:
+    """What a video's results depend on: its size and first megabyte; weights, boxes and flags; as two hashes."""
+    files = numbered_frames(video) if os.path.isdir(video) else [video] if os.path.isfile(video) else []
+    content = [os.path.getsize(file) for file in files]
+    for file in files[:1]:
+        with open(file, "rb") as opened:
+            content.append(opened.read(1 << 20))
+    boxes = [(time, own.tolist()) for time, own in people.items()] if isinstance(people, dict) else hash_weights(people)
+    free = ("videos", "out", "skip_existing", "device", "actions", "actions_file", "ckpt", "proposals", "detector_weights")
+    flags = sorted((name, str(value)) for name, value in vars(args).items() if name not in free)
+    return {name: hashlib.sha256(repr(facts).encode()).hexdigest()
+            for name, facts in (("content", content), ("settings", [flags, hash_weights(words.model), boxes]))}
+
+
+def read_mark(path: str) -> dict[str, str]:
+    """What a run of ours wrote into NAME.done or NAME.unfinished; {} where none did."""
+    with suppress(OSError, ValueError, TypeError):
+        mark = json.loads(Path(path).read_text(encoding="utf-8"))
+        if {"video", "files", "content", "settings"} == set(mark):
+            return mark
+    return {}
+
+
+def claim_files(stem: Path, video: str, request: dict[str, str], suffixes: list[str]) -> None:
+    """Makes room for a video's results and writes NAME.unfinished.
+
+    Files of an earlier run of ours go; where another program wrote a file of that name, or the results are
+    another video's, ValueError.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    ours = []
+    for mark in filter(None, (read_mark(f"{stem}.done"), read_mark(f"{stem}.unfinished"))):
+        if mark["content"] != request["content"] and mark["video"] != os.path.abspath(video):
+            raise ValueError(f"{stem}.*: there are the results of {mark['video']}; choose another --out")
+        ours += [suffix for suffix in OUTPUTS if suffix in str(mark["files"]).split()]
+    for suffix in set(suffixes) - set(ours):
+        if os.path.lexists(f"{stem}{suffix}"):
+            raise ValueError(f"{stem}{suffix}: is there, and no run of ours wrote it; move it, or choose another --out")
+    mark = {"video": os.path.abspath(video), "files": " ".join({*ours, *suffixes}), **request}
+    with replacing(f"{stem}.unfinished") as file:
+        json.dump(mark, file)
+    for suffix in [*ours, ".done"]:
+        Path(f"{stem}{suffix}").unlink(missing_ok=True)
+
+
+def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Words, people, stop: threading.Event) -> None:
     """Everything about one video, in files that begin with `stem`; prints a summary.
 
-    people, stop: as for `analyse`.
+    people: as for `score_keyframes`. Where stop is set from outside, the video ends.
     """
-    source, busy, began = Source(video, words.settings), Counter(), perf_counter()
-    path, done, film, end = Path(f"{stem}.mp4"), Path(f"{stem}.done"), None, 0.0
-    if path.resolve() == Path(video).resolve():
-        raise ValueError(f"--out {args.out}: {path.name} there is the video itself; choose another folder")
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    if done.exists():                                        # what a run of ours wrote here, perhaps by other flags
-        before = json.loads(done.read_text())
-        for suffix in ["_timeline.png"] + [".mp4"] * (not before["no_video"]) + [".json"] * before["json"]:
-            Path(f"{stem}{suffix}").unlink(missing_ok=True)
-        done.unlink()
+    settings, began, film, end = words.settings, perf_counter(), None, 0.0
+    source = Source(video, settings, stop)
+    if people is None:
+        raise ValueError(f"{args.proposals}: {video} is not in it; write its path or file name in the first column")
+    request = describe_request(video, args, words, people)
+    if args.skip_existing and request.items() <= read_mark(f"{stem}.done").items():
+        print(f"{video}: complete, skipped")
+        return
+    claim_files(stem, video, request, [".csv", ".pbtxt", "_spans.csv", ".html"] + [".mp4"] * (not args.no_video) + [".json"] * args.json)
     results = Results(stem, source, words, args.json)
-    shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+    shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
     bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, dynamic_ncols=True,
                disable=None if engine.is_main() else True, bar_format=shape if source.duration else None)
     try:
-        with closing(in_thread(analyse(source, words, people, busy, stop, not args.no_video), ahead=1)) as chunks:
-            for chunk in chunks:
-                with timed(busy, "drawing"):
-                    for time, picture, seen in chunk.frames:
-                        film = film or Film(path, source, words, picture)
-                        film.add(time, picture, seen)
-                    results.add(chunk)
-                end = chunk.until
-                bar.n = min(end, source.duration or inf)
-                bar.set_postfix_str(f"slowest: {busy.most_common(1)[0][0]}")
+        with closing(in_thread(track_people(source, words, people, pictures=not args.no_video))) as intervals:
+            for a, b in intervals:
+                parts = split_interval(a, b, settings.every)
+                for time, picture in b.frames:
+                    film = film or Film(Path(f"{stem}.mp4"), source, words, picture)
+                    film.add(time, picture, people_at(time, a, b, parts))
+                b.frames.clear()                             # they are large
+                results.add(b, parts)
+                end = b.time
+                bar.update(end - bar.n)
     finally:
         bar.close()
         results.close(end)
         if film:
             film.close(end)
-    draw_timeline(f"{stem}_timeline.png", Path(video).name, results.spans, results.tracks, words.names, end)
+    people_seen = [(track, *seconds) for track, seconds in results.people.items()]
+    draw.write_page(f"{stem}.html", Path(video).name, Path(f"{stem}.mp4").name if film else None, results.spans,
+                    people_seen, words.names, end, words.novel)
     promised = min(source.promised, source.limit)
     is_short = not stop.is_set() and source.start + max(end, source.held) < 0.95 * promised - 1
     if not stop.is_set() and not is_short:
-        done.write_text(asked_for(args))
+        os.replace(f"{stem}.unfinished", f"{stem}.done")
 
-    print(f"\n{video}: {end:.1f} s, {len(results.tracks)} people, {results.detections} boxes; "
+    print(f"\n{video}: {end:.1f} s, {len(people_seen)} people, {results.detections} boxes; "
           f"{end / (perf_counter() - began):.1f} video seconds a second")
-    for track, start, until in sorted(results.tracks)[:20]:
+    for track, start, until in people_seen[:20]:
         said = ", ".join(f"{span.action} {span.score:.2f} ({span.start:.1f}-{span.end:.1f})"
                          for span in results.spans if span.track == track)
         print(f"  person {track:<4} {start:6.1f} - {until:6.1f} s  {said or 'none of these'}")
-    if not results.tracks:
+    if not people_seen:
         print("  nobody was found: no person above --person-score on any keyframe"
               + (f"; those of the proposals begin at {min(people):g} s"
                  if isinstance(people, dict) and people else ""))
-    print(f"  written: {stem}.*, {stem}_spans.csv, {stem}_timeline.png")
+    print(f"  written: {stem}.*, {stem}_spans.csv; look at {stem}.html")
     if is_short:
         raise ValueError(f"{video}: says it lasts {promised:.1f} s, but its frames end at {end:.1f} s; "
                          "it may be cut short. What could be read is written")
 
 
-def asked_for(args: argparse.Namespace) -> str:
-    """What a video's results depend on: all flags but those that choose videos and machines."""
-    free = ("videos", "out", "skip_existing", "device", "batch_size", "actions", "actions_file")
-    flags = {name: value for name, value in sorted(vars(args).items()) if name not in free}
-    return json.dumps(flags, default=str) + "\n"
-
-
 # ---------------------------------------------------------------- the command
 
-def find_videos(patterns: list[str]) -> dict[str, str]:
+def name_videos(patterns: list[str]) -> dict[str, str]:
     """{video: name of its files}: the stem, or the whole path where two would meet; globs are expanded."""
     videos = []
     for pattern in patterns:
         videos += [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True)) or [pattern]
-    videos = list(dict.fromkeys(videos))
-    stems = [Path(os.path.abspath(video)).stem for video in videos]
-    taken = stems + [stem + "_spans" for stem in stems]
-    return {video: stem if taken.count(stem) == 1 else re.sub(r"[/\\:]+", "_", os.path.normpath(video))
-            for video, stem in zip(videos, stems)}
+    stems = {video: Path(os.path.abspath(video)).stem for video in videos}
+    taken = [(stem + end).casefold() for stem in stems.values() for end in ("", "_spans")]
+    for video, stem in stems.items():
+        if taken.count(stem.casefold()) > 1:
+            path = re.sub(r"[/\\:]+", "_", os.path.normpath(video))
+            own = ({name, name + "_spans"} for name in (path + f"-{i}" * (i > 1) for i in count(1)))
+            stems[video] = min(names := next(names for names in own if names.isdisjoint(taken)))
+            taken += [name.casefold() for name in names]
+    return stems
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -879,9 +843,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = groups["output"].add_argument
     add("--out", default="runs/actions", help="folder")
     add("--json", action="store_true", help="all of it in one JSON file, too")
-    add("--no-video", action="store_true", help="only tables and the timeline: faster")
+    add("--no-video", action="store_true", help="only tables and the page: faster")
     add("--skip-existing", action="store_true",
-        help="leave out videos that are complete under --out, by the same flags")
+        help="leave out videos that are complete under --out, by the same flags and weights")
     groups["run"].add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
     for one in fields(Settings):
         groups[one.metadata["group"]].add_argument(f"--{one.name.replace('_', '-')}", **one.metadata["flag"])
@@ -897,16 +861,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that what is being written is finished;
-    the second time, at once.
-    """
+    """An event that Ctrl-C or SIGTERM sets, so that what is being written is finished."""
     stop = threading.Event()
-
-    def handle(number, _) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
@@ -917,25 +874,21 @@ def stop_on_signal() -> Iterator[threading.Event]:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     settings = Settings(**{setting.name: getattr(args, setting.name) for setting in fields(Settings)})
-    names = find_videos(args.videos)
+    names = name_videos(args.videos)
     if not any("://" in video or os.path.exists(video) for video in names):
         raise FileNotFoundError(f"{next(iter(names))}: no such video file or folder of frames")
     process = engine.start_process(args.device)
     words = Words(args.words, args.ckpt, settings, process.device)
     if words.note and process.is_main:
         print(f"note: {args.ckpt} is {words.note}", file=sys.stderr)
-    people = people_of(args.proposals, list(names), settings, args.detector, args.detector_weights, process.device)
+    people = find_people(args.proposals, list(names), settings, args.detector, args.detector_weights, process.device)
 
     broken = []
     with stop_on_signal() as stop:
         for (video, name), own in list(zip(names.items(), people))[process.rank::process.world]:
-            stem = Path(args.out, name)
-            done = Path(f"{stem}.done")
-            if args.skip_existing and done.exists() and done.read_text() == asked_for(args):
-                print(f"{video}: complete, skipped")
-            elif not stop.is_set():
+            if not stop.is_set():
                 try:
-                    watch(video, stem, args, words, own, stop)
+                    annotate_video(video, Path(args.out, name), args, words, own, stop)
                 except (ValueError, FileNotFoundError) as error:
                     if len(names) == 1:
                         raise

@@ -1,4 +1,4 @@
-"""All pictures: a contact sheet, bars of AP, curves of a run, and the page beside an annotated video."""
+"""All pictures: people on frames, contact sheets, bars of AP, curves of a run, the page beside an annotated video."""
 
 import colorsys
 import html
@@ -6,9 +6,11 @@ import json
 import math
 import os
 import re
+import textwrap
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -20,6 +22,40 @@ def colour_of(number: int, saturation: float = 0.7) -> tuple[int, int, int]:
     """RGB; successive numbers lie far apart on the colour circle."""
     return tuple(round(255 * x) for x in colorsys.hsv_to_rgb(number * 0.618 % 1, saturation, 1.0))
 
+
+# ---------------------------------------------------------------- boxes with words on frames
+
+def draw_people(rgb: np.ndarray, people: list[tuple[int, np.ndarray, list[str]]], legend: str) -> np.ndarray:
+    """The picture (H, W, 3) uint8 with people's boxes, their track numbers and words, and a legend below.
+
+    people: track, box (4,) xyxy in [0, 1], lines of words.
+    """
+    image = Image.fromarray(rgb)
+    canvas, (W, H) = ImageDraw.Draw(image), image.size
+    size, thick = max(11, round(min(W, H) / 30)), max(2, round(min(W, H) / 240))
+    font, line = ImageFont.load_default(size), round(size * 1.25)
+
+    fitting = max(int(len(legend) * W / font.getlength(legend)) - 2, 8)
+    legend = textwrap.shorten(legend, fitting, placeholder=" ...")
+    canvas.rectangle((0, H - line, font.getlength(legend) + size / 2, H), fill="black")
+    canvas.text((size / 4, H - line), legend, "white", font)
+    for track, box, _ in people:
+        canvas.rectangle((box * [W, H, W, H]).round().tolist(), outline=colour_of(track), width=thick)
+    taken = []
+    for track, box, said in people:
+        text = f"#{track}  " + "\n".join(said)
+        w, h = max(map(font.getlength, text.split("\n"))) + size / 2, line * max(len(said), 1)
+        x, y = max(min(box[0] * W, W - w), 0), max(box[1] * H - h, 0)        # above the box where there is room
+        for left, top, right, bottom in sorted(taken, key=lambda label: label[1]):
+            if x < right and left < x + w and y < bottom and top < y + h:
+                y = bottom                                                   # below other labels
+        taken.append((x, y, x + w, y + h))
+        canvas.rectangle(taken[-1], fill=colour_of(track))
+        canvas.multiline_text((x + size / 4, y), text, "black", font, spacing=line - size)
+    return np.asarray(image)
+
+
+# ---------------------------------------------------------------- contact sheets, bars of AP
 
 def contact_sheet(pictures: list[Tensor], boxes: list[Tensor], texts: list[list[str]]) -> Image.Image:
     """Keyframes (3, H, W) uint8 with their boxes (N_b, 4), xyxy in [0, 1], and N_b texts, four in a row."""

@@ -490,7 +490,7 @@ def show(toy: Toy) -> None:
     words = " ".join(shlex.quote(name) for name in BASE + NOVEL)
     # the toy's text encoder knows no words for "none of these", so that nothing can be calibrated against them
     flags = (f"{toy.data}/demo.mp4 --ckpt {final} --detector toy --detector-weights {toy.out}/humans/last.pt "
-             f"--every 0.5 --score sigmoid --threshold 0.4 --top 1 --out {toy.out}/demo --actions {words}")
+             f"--every 0.5 --calibration none --threshold 0.4 --top 1 --out {toy.out}/demo --actions {words}")
     print(f"\n$ python detect_actions.py {flags}")
     detect_actions.main(shlex.split(flags))
     print(f"\nlook at {toy.out}/contact_sheet.png (a star marks a novel action) and {toy.out}/demo/demo.mp4\n"

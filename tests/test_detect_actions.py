@@ -1,6 +1,7 @@
 """The product, driven as a user would on rendered videos: boxes, tracks, spans, sound, rotation, interruption, errors."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -12,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +25,10 @@ from PIL import Image
 
 import detect_actions
 import detect_humans
+import draw
 import ovstad
-from detect_actions import Settings, Span, Tracker, Words, detect, main, scores_of
+from detect_actions import (Keyframe, Person, Settings, Tracker, Words, detect, main, people_at, scores_of,
+                            split_interval)
 from video import VideoReader  # noqa: E402
 
 ROOT = Path(detect_actions.__file__).resolve().parent
@@ -93,7 +95,7 @@ def outline(track: int, picture: np.ndarray, box) -> bool:
     height, width = picture.shape[:2]
     y, x = round(box[3] * height), round((box[0] + box[2]) / 2 * width)
     patch = picture[max(y - 2, 0):y + 2, max(x - 2, 0):x + 3].reshape(-1, 3).astype(int)
-    return bool((np.abs(patch - detect_actions.colour_of(track)).sum(axis=1) < 150).any())
+    return bool((np.abs(patch - draw.colour_of(track)).sum(axis=1) < 150).any())
 
 
 @pytest.fixture(scope="session")
@@ -114,20 +116,18 @@ def bright_people(monkeypatch):
         for frame in frames:
             ys, xs = np.nonzero(frame.mean(axis=2) > 200)
             height, width = frame.shape[:2]
-            boxes = [[xs.min() / width, ys.min() / height, (xs.max() + 1) / width, (ys.max() + 1) / height]] if len(xs) else []
-            found.append((np.array(boxes, np.float32).reshape(-1, 4), np.ones(len(boxes), np.float32)))
+            boxes = np.zeros((0, 4), np.float32)
+            if len(xs):
+                corners = xs.min() / width, ys.min() / height, (xs.max() + 1) / width, (ys.max() + 1) / height
+                boxes = np.array([corners], np.float32)
+            found.append((boxes, np.ones(len(boxes), np.float32)))
         return found
 
-    monkeypatch.setattr(detect_humans, "build_detector", lambda name, weights, device: name)
+    monkeypatch.setattr(detect_humans, "build_detector", lambda name, weights, device: torch.nn.Identity())
     monkeypatch.setattr(detect_humans, "detect_frames", detect_frames)
 
 
 # ---------------------------------------------------------------- words and scores
-
-def test_an_action_may_have_phrasings_and_a_name_alone_is_its_own():
-    assert detect_actions.parse_actions(["ride a bike", " wave : waving a hand|hand wave "]) \
-        == {"ride a bike": ["ride a bike"], "wave": ["waving a hand", "hand wave"]}
-
 
 @pytest.mark.parametrize("text, message", [
     ("wave\n\nwave: hand wave\n", "f.txt:3: 'wave: hand wave' is there twice"),
@@ -141,27 +141,27 @@ def test_a_wrong_words_file_is_told_by_its_line(tmp_path, text, message):
         detect_actions.read_actions(path)
 
 
-def test_words_file_gives_its_lines_without_comments(tmp_path):
+def test_an_action_may_have_phrasings_a_name_alone_is_its_own_and_comments_are_left_out(tmp_path):
     path = tmp_path / "f.txt"
-    path.write_text("# mine\nwave: a | b\n\nride a bike\n")
-    assert detect_actions.read_actions(path) == {"wave": ["a", "b"], "ride a bike": ["ride a bike"]}
+    path.write_text("# mine\n wave : waving a hand|hand wave \n\nride a bike\n")
+    assert detect_actions.read_actions(path) == {"wave": ["waving a hand", "hand wave"], "ride a bike": ["ride a bike"]}
 
 
 def test_calibrated_score_is_the_words_share_in_a_softmax_over_it_and_the_background():
     logits = torch.tensor([[3.0, 1.0, 2.0, 0.5]], dtype=torch.float64)       # two words, two background prompts
     e = np.exp([3.0, 1.0, 2.0, 0.5])
     by_hand = [e[0] / (e[0] + e[2] + e[3]), e[1] / (e[1] + e[2] + e[3])]
-    assert scores_of(logits, 2, "calibrated")[0].tolist() == pytest.approx(by_hand, abs=1e-12)
+    assert scores_of(logits, 2, "background")[0].tolist() == pytest.approx(by_hand, abs=1e-12)
 
 
 def test_sigmoid_scores_of_two_large_logits_stay_apart():
-    scores = scores_of(torch.tensor([[30.0, 31.0, 0.0]], dtype=torch.float64), 2, "sigmoid")[0]
+    scores = scores_of(torch.tensor([[30.0, 31.0, 0.0]], dtype=torch.float64), 2, "none")[0]
     assert scores[0] < scores[1] < 1
     assert scores[0].item() == pytest.approx(1 / (1 + np.exp(-30.0)), abs=1e-15)
 
 
 def test_one_word_alone_is_denied_where_the_background_fits_better():
-    assert scores_of(torch.tensor([[20.0, 26.0, 19.0]], dtype=torch.float64), 1, "calibrated").item() < 0.01
+    assert scores_of(torch.tensor([[20.0, 26.0, 19.0]], dtype=torch.float64), 1, "background").item() < 0.01
 
 
 def test_phrasings_are_averaged_after_normalisation_and_scored_like_the_models_own_equations(ckpt):
@@ -194,9 +194,10 @@ def clips_of(path: Path, times, frames=4, stride=2) -> list:
     """(keyframe_sec, clip) of each keyframe."""
     words = SimpleNamespace(frames=frames, stride=stride, short_side=48, model=SimpleNamespace(patch=8))
     source = detect_actions.Source(path, Settings())
-    frames = list(detect_actions.read(source, iter(times), words, Counter()))
-    assert [a.until for a in frames[:-1]] == [b.time for b in frames[1:]]
-    return [(t, frame.clip) for frame in frames for t in frame.keyframes]
+    found = list(detect_actions.read_keyframes(source, itertools.chain(times, [np.inf]), words, pictures=True))
+    assert found[-1].time == source.end and found[-1].clip is None
+    assert sum(len(keyframe.frames) for keyframe in found) == len(frames_of(path))
+    return [(keyframe.time, keyframe.clip) for keyframe in found[:-1]]
 
 
 @pytest.mark.parametrize("times", [at_25(2), np.cumsum([0, *[0.04, 0.12, 0.02, 0.3] * 10]), [0.0], [0.0, 0.04]],
@@ -241,114 +242,109 @@ def test_an_error_in_a_thread_is_raised_where_its_items_are_read_and_leaving_ear
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        list(detect_actions.in_thread(items(), 1))
+        list(detect_actions.in_thread(items()))
     before = threading.active_count()
-    endless = detect_actions.in_thread((i for i in itertools.count()), 1)
-    assert [next(endless), next(endless)] == [0, 1]
+    endless = detect_actions.in_thread(i for i in itertools.count(1))
+    assert [next(endless), next(endless)] == [1, 2]
     endless.close()
     assert threading.active_count() == before
 
 
-# ---------------------------------------------------------------- tubes
+# ---------------------------------------------------------------- tracks, and what lies between two keyframes
 
-def tracker(smooth=1, gap=1.5, names=("wave",), threshold=0.5, hold=0.25) -> Tracker:
-    return Tracker("v", list(names), Settings(smooth=smooth, gap=gap, threshold=threshold), hold)
+def keyframes_of(boxes_by_time, cuts=()) -> list[Keyframe]:
+    """Linked keyframes; boxes_by_time: {second: boxes}; cuts: seconds at which a scene begins."""
+    tracker, result, before = Tracker(1.5, 0.2), [], -1.0
+    for time, boxes in boxes_by_time.items():
+        keyframe = Keyframe(time, [], [cut for cut in cuts if before < cut <= time])
+        tracker.link(keyframe, [Person(np.array(box, np.float32), np.zeros(1)) for box in boxes])
+        result.append(keyframe)
+        before = time
+    return result
 
 
-def feed(people: Tracker, keyframes) -> list:
-    """All that is released; keyframes: (time, boxes, scores of one word)."""
-    given = []
-    for t, boxes, scores in keyframes:
-        people.update(t, np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, float).reshape(-1, 1))
-        given.append(people.release(t - people.delay))
-    people.cut(keyframes[-1][0] + 0.5)
-    given.append(people.release(np.inf))
-    return given
+def tracks_of(*arguments, **more) -> list[list[tuple]]:
+    """For each keyframe, (track, left side) of the people on it."""
+    return [[(track, round(float(person.box[0]), 2)) for track, person in sorted(keyframe.people.items())]
+            for keyframe in keyframes_of(*arguments, **more)]
+
+
+def box_at(left: float) -> tuple:
+    return left, 0.1, left + 0.3, 0.9
 
 
 def test_people_keep_their_tracks_while_they_pass_and_a_short_gap_is_bridged():
-    a, b = [(x, 0.1, x + 0.3, 0.9) for x in (0.1, 0.15, 0.2, 0.25)], [(x, 0.1, x + 0.3, 0.9) for x in (0.6, 0.55, 0.5, 0.45)]
-    given = feed(tracker(), [(0, [a[0], b[0]], [0, 0]), (0.5, [b[1], a[1]], [0, 0]), (1.0, [b[2]], [0]), (1.5, [a[3], b[3]], [0, 0])])
-    seen = [(d.time, d.track, round(d.box[0], 2)) for detections, *_ in given for d in detections]
-    assert seen == [(0, 1, 0.1), (0, 2, 0.6), (0.5, 1, 0.15), (0.5, 2, 0.55), (1.0, 2, 0.5), (1.5, 1, 0.25), (1.5, 2, 0.45)]
+    assert tracks_of({0: [box_at(0.1), box_at(0.6)], 0.5: [box_at(0.55), box_at(0.15)], 1: [box_at(0.5)],
+                      1.5: [box_at(0.25), box_at(0.45)]}) \
+        == [[(1, 0.1), (2, 0.6)], [(1, 0.15), (2, 0.55)], [(2, 0.5)], [(1, 0.25), (2, 0.45)]]
 
 
 def test_the_pair_that_overlaps_most_is_linked_first():
-    near, exact = (0.12, 0.0, 0.32, 1.0), (0.1, 0.0, 0.3, 1.0)
-    given = feed(tracker(), [(0, [exact], [0]), (0.5, [near, exact], [0, 0])])
-    assert [(d.time, d.track, round(d.box[0], 2)) for detections, *_ in given for d in detections] \
-        == [(0, 1, 0.1), (0.5, 1, 0.1), (0.5, 2, 0.12)]
+    assert tracks_of({0: [box_at(0.1)], 0.5: [box_at(0.12), box_at(0.1)]}) == [[(1, 0.1)], [(1, 0.1), (2, 0.12)]]
 
 
-def test_a_person_unseen_for_longer_than_the_gap_is_a_new_one():
-    given = feed(tracker(gap=0.6), [(0, [LEFT], [0]), (0.5, [], []), (1.0, [LEFT], [0])])
-    assert [(d.time, d.track) for detections, *_ in given for d in detections] == [(0, 1), (1.0, 2)]
-    assert [track for *_, tracks in given for track in tracks] == [(1, 0.0, 0.25), (2, 0.75, 1.5)]
+def test_a_person_unseen_for_longer_than_the_gap_or_behind_a_cut_is_a_new_one():
+    assert tracks_of({0: [LEFT], 1.5: [LEFT], 3.1: [LEFT]}) == [[(1, 0.1)], [(1, 0.1)], [(2, 0.1)]]
+    assert tracks_of({0: [LEFT], 0.5: [LEFT]}, cuts=[0.3]) == [[(1, 0.1)], [(2, 0.1)]]
 
 
-def test_a_cut_ends_every_tube_there_even_where_the_boxes_agree():
-    people = tracker()
-    people.update(0.0, np.array([LEFT], np.float32), np.zeros((1, 1)))
-    people.cut(0.3)
-    people.update(0.5, np.array([LEFT], np.float32), np.zeros((1, 1)))
-    assert [track for track, *_ in people.people_at(0.29)] == [1]
-    assert [track for track, *_ in people.people_at(0.3)] == [2]
+def seen_at(time, a, b) -> dict:
+    """{track: left side} on screen between two keyframes."""
+    people = people_at(time, a, b, split_interval(a, b, 0.5))
+    return {track: pytest.approx(float(person.box[0])) for track, person in people.items()}
 
 
-def test_scores_are_the_mean_of_a_tubes_neighbouring_keyframes_and_spans_end_below_the_threshold():
-    raw = [0.9, 0.9, 0.3, 0.3, 0.3, 0.9]
-    given = feed(tracker(smooth=3), [(i / 2, [LEFT], [s]) for i, s in enumerate(raw)])
-    scores = [d.scores["wave"] for detections, *_ in given for d in detections]
+def test_boxes_are_interpolated_and_who_is_on_one_keyframe_only_is_seen_for_half_the_interval():
+    a, b, c = keyframes_of({1.0: [box_at(0.1)], 1.5: [box_at(0.15), box_at(0.6)], 2.0: [box_at(0.6)]})
+    assert seen_at(1.2, a, b) == {1: 0.12} and seen_at(1.3, a, b) == {1: 0.13, 2: 0.6}
+    assert seen_at(1.7, b, c) == {1: 0.15, 2: 0.6} and seen_at(1.8, b, c) == {2: 0.6}
+
+
+def test_at_a_cut_people_of_before_are_seen_until_it_and_those_of_after_from_it():
+    a, b = keyframes_of({1.0: [LEFT], 1.5: [LEFT]}, cuts=[1.4])
+    assert list(seen_at(1.39, a, b)) == [1] and list(seen_at(1.4, a, b)) == [2]
+
+
+def test_between_keyframes_that_lie_far_apart_people_are_seen_near_them():
+    a, b = keyframes_of({1.0: [LEFT], 9.0: [LEFT]})
+    assert [list(seen_at(t, a, b)) for t in (1.2, 1.3, 8.7, 8.8)] == [[1], [], [], [2]]
+
+
+def test_keyframes_without_anybody_stand_where_those_of_the_proposals_lie_far_apart():
+    times = detect_actions.keyframe_times({4.0: [], 4.5: [], 9.0: []}, 0.5, gap=1.5)
+    assert [next(times) for _ in range(7)] == [1.5, 4.0, 4.5, 6.0, 9.0, 10.5, 12.0]
+
+
+def test_scores_are_the_mean_of_three_keyframes_and_spans_end_below_the_threshold(tmp_path, ckpt, monkeypatch):
+    raw = iter([0.9, 0.9, 0.3, 0.3, 0.3, 0.9])
+    monkeypatch.setattr(Words, "score", lambda self, clips, boxes: [np.full((1, 1), next(raw))])
+    video = render(tmp_path / "v.mp4", at_25(3))
+    people = boxes_csv(tmp_path / "p.csv", [("v", i / 2, LEFT) for i in range(6)])
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "--proposals", people, "--out", tmp_path, "--no-video") == 0
+    scores = [float(row[7]) for row in read_rows(tmp_path / "v.csv")]
     assert scores == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.5, 0.6])
-    spans = [span for _, spans, _ in given for span in spans]
-    assert spans == [Span(1, "wave", 0.0, 1.25, pytest.approx(0.7)), Span(1, "wave", 1.75, 3.0, pytest.approx(0.55))]
-
-
-def test_boxes_between_keyframes_are_interpolated_and_held_for_half_an_interval():
-    people = tracker()
-    people.update(1.0, np.array([[0.1, 0.1, 0.3, 0.5]], np.float32), np.zeros((1, 1)))
-    people.update(1.5, np.array([[0.15, 0.1, 0.35, 0.7]], np.float32), np.zeros((1, 1)))
-    assert people.people_at(0.74) == [] and people.people_at(1.76) == []
-    assert people.people_at(0.8)[0][1] == pytest.approx([0.1, 0.1, 0.3, 0.5])
-    assert people.people_at(1.2)[0][1] == pytest.approx([0.12, 0.1, 0.32, 0.58])
-    assert people.people_at(1.7)[0][1] == pytest.approx([0.15, 0.1, 0.35, 0.7])
-
-
-def test_what_is_released_does_not_depend_on_what_comes_later():
-    rng = np.random.default_rng(0)
-    moments = [i / 2 for i in range(40) if rng.random() < 0.7]
-    def stream():
-        return [(t, [LEFT] * (rng.random() < 0.6) + [RIGHT] * (rng.random() < 0.6)) for t in moments]
-
-    keyframes = [(t, boxes, rng.random(len(boxes))) for t, boxes in stream()]
-    short, long = feed(tracker(smooth=3), keyframes[:12]), feed(tracker(smooth=3), keyframes)
-    assert short[:12] == long[:12] and any(detections for detections, *_ in short[:12])
-
-
-def test_a_tube_forgets_what_is_given_out():
-    people = tracker(smooth=3)
-    for i in range(200):
-        people.update(i / 2, np.array([LEFT], np.float32), np.full((1, 1), 0.5))
-        people.release(i / 2 - people.delay)
-    assert len(people.tubes) == 1 and len(people.tubes[0].times) <= 10
+    assert read_rows(tmp_path / "v_spans.csv")[1:] == [["1", "wave", "0.000", "1.250", "0.7000"],
+                                                       ["1", "wave", "1.750", "3.000", "0.5500"]]
 
 
 # ---------------------------------------------------------------- the command on rendered videos
 
-def test_two_people_give_boxes_tracks_spans_a_timeline_and_pictures_that_show_them(tmp_path, ckpt, capsys):
+def test_two_people_give_boxes_tracks_spans_and_pictures_that_show_them(tmp_path, ckpt, capsys):
     video = render(tmp_path / "two.mp4", at_25(3), grey=np.full(75, 90), size=(320, 240))
     moving = [(0.1 + 0.05 * t, 0.2, 0.3 + 0.05 * t, 0.9) for t in (0, 1, 2)]
     people = boxes_csv(tmp_path / "p.csv", [("two.mp4", t, box) for t in (0, 1, 2) for box in (moving[t], RIGHT)])
     out = tmp_path / "out"
     assert run(video, "--ckpt", ckpt, "--actions", "wave", "walk", "--proposals", people, "--out", out, "--json",
-               "--threshold", 0, "--smooth", 1) == 0
+               "--threshold", 0) == 0
     assert "2 people, 6 boxes" in capsys.readouterr().out
 
     rows = read_rows(out / "two.csv")
-    assert [row[:2] + row[6:7] for row in rows] == [[str(video), f"{t}.000", c] for t in (0, 1, 2) for _ in range(2) for c in "12"]
+    assert [row[:2] + row[6:7] for row in rows] \
+        == [["two.mp4", f"{t}.000", c] for t in (0, 1, 2) for _ in range(2) for c in "12"]
     assert [float(x) for x in rows[4][2:6]] == pytest.approx(moving[1])
-    assert (out / "two.pbtxt").read_text().count("item {") == 2 and 'name: "walk"' in (out / "two.pbtxt").read_text()
-    # threshold 0: everyone does everything from half an interval before the first to the end of the last keyframe
+    labels = (out / "two.pbtxt").read_text()
+    assert labels.count("item {") == 2 and 'name: "walk"' in labels
+    # threshold 0: everyone does everything from the first keyframe to half an interval after the last
     spans = read_rows(out / "two_spans.csv")
     assert spans[0] == ["track", "action", "start", "end", "mean_score"]
     assert sorted(row[:4] for row in spans[1:]) == [[t, a, "0.000", "2.250"] for t in "12" for a in ("walk", "wave")]
@@ -367,12 +363,8 @@ def test_two_people_give_boxes_tracks_spans_a_timeline_and_pictures_that_show_th
     assert outline(1, frames[0][1], moving[0]) and outline(2, frames[0][1], RIGHT)
     assert outline(1, frames[38][1], (0.176, 0.2, 0.376, 0.9)) and not outline(1, frames[38][1], RIGHT)
     assert not outline(1, frames[70][1], moving[2]) and not outline(2, frames[70][1], RIGHT)
-    with Image.open(out / "two_timeline.png") as picture:
-        pixels = np.asarray(picture)
-        assert picture.width == 1200
-    for track in (1, 2):
-        assert (pixels[:, 10:23] == detect_actions.colour_of(track)).all(axis=2).any()
-    assert (out / "two.done").exists() and not list(out.glob("*.part"))
+    assert "two.mp4" in (out / "two.html").read_text()
+    assert (out / "two.done").exists() and not list(out.glob("*.part")) and not list(out.glob("*.unfinished"))
 
 
 def test_a_cut_makes_new_people_of_those_in_the_same_place(tmp_path, ckpt):
@@ -460,17 +452,45 @@ def test_a_broken_video_is_named_the_others_go_on_and_the_status_is_1(tmp_path, 
     # alone, it is the user's mistake: one line, status 2
     with pytest.raises(ValueError, match="bad.mp4: not a video"):
         run(tmp_path / "bad.mp4", *arguments[4:])
-    # what is complete is skipped, what is not is tried again
-    before = (tmp_path / "out" / "good.csv").stat().st_mtime_ns
-    assert run(*arguments, "--skip-existing") == 1
-    assert "good.mp4: complete, skipped" in capsys.readouterr().out
-    assert (tmp_path / "out" / "good.csv").stat().st_mtime_ns == before
-    (tmp_path / "out" / "good.done").unlink()
-    assert run(good, *arguments[4:], "--skip-existing") == 0
-    assert (tmp_path / "out" / "good.csv").stat().st_mtime_ns > before
-    # what was asked differently is done anew, and nothing of the old answer stays
-    assert run(good, *arguments[4:], "--no-video", "--skip-existing") == 0
-    assert not (tmp_path / "out" / "good.mp4").exists() and (tmp_path / "out" / "good.done").exists()
+
+
+def test_what_is_complete_is_skipped_until_the_video_the_words_or_the_weights_change(tmp_path, ckpt, bright_people, capsys):
+    video, out = render(tmp_path / "v.mp4", at_25(0.6), grey=np.full(15, 250)), tmp_path / "out"
+
+    def skips(weights=ckpt, *more, word="wave") -> bool:
+        assert run(video, "--ckpt", weights, "--actions", word, "--out", out, "--skip-existing", *more) == 0
+        return "complete, skipped" in capsys.readouterr().out
+
+    assert not skips() and skips()
+    assert not skips(word="walk") and not skips() and not skips(ckpt, "--no-video")
+    assert not (out / "v.mp4").exists() and (out / "v.csv").exists()         # nothing of the answer before stays
+    assert skips(ckpt, "--no-video")
+    record = torch.load(ckpt, weights_only=True)
+    record["model"]["temp"] = record["model"]["temp"] + 1
+    torch.save(record, tmp_path / "other.pt")
+    assert not skips(tmp_path / "other.pt") and skips(tmp_path / "other.pt")
+    render(video, at_25(0.6), grey=np.full(15, 240))
+    assert not skips(tmp_path / "other.pt")
+
+
+def test_files_that_no_run_of_ours_made_and_those_of_another_video_are_left_alone(tmp_path, ckpt, bright_people):
+    video, out = render(tmp_path / "v.mp4", at_25(0.4), grey=np.full(10, 250)), tmp_path / "out"
+    out.mkdir()
+    ask = "--ckpt", ckpt, "--actions", "wave", "--out", out
+    (out / "v.mp4").write_text("mine")
+    for mark in ("", "[]", "3", '{"files": ".mp4"}'):                         # not a mark of ours
+        (out / "v.done").write_text(mark)
+        with pytest.raises(ValueError, match="v.mp4: is there, and no run of ours wrote it"):
+            run(video, *ask)
+        assert (out / "v.mp4").read_text() == "mine" and not (out / "v.csv").exists()
+    assert run(video, *ask, "--no-video") == 0 and (out / "v.mp4").read_text() == "mine"
+    (out / "v.mp4").unlink()
+    assert run(video, *ask) == 0
+    with pytest.raises(ValueError, match="there are the results of .*v.mp4"):          # our film would be overwritten
+        run(out / "v.mp4", *ask)
+    os.replace(out / "v.done", out / "v.unfinished")                          # as a killed run leaves it
+    assert run(video, *ask, "--no-video") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["v.csv", "v.done", "v.html", "v.pbtxt", "v_spans.csv"]
 
 
 def test_a_video_that_is_cut_short_is_told_and_not_taken_for_done(tmp_path, ckpt, bright_people):
@@ -488,16 +508,6 @@ def test_sound_that_outlasts_the_pictures_is_no_sign_of_a_cut(tmp_path, ckpt, br
         assert detect_actions.Source(video, Settings()).duration == pytest.approx(9 if name == "v.mkv" else 1, abs=0.2)
         assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out") == 0
         assert (tmp_path / "out" / f"{video.stem}.done").exists()
-
-
-def test_files_that_no_run_of_ours_made_are_left_alone(tmp_path, ckpt, bright_people):
-    video, out = render(tmp_path / "v.mp4", at_25(0.4)), tmp_path / "out"
-    out.mkdir()
-    for name in ("v.json", "v.mp4"):
-        (out / name).write_text("mine")
-    for _ in range(2):                                       # nor by a second run, which clears what the first one wrote
-        assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", out, "--no-video") == 0
-        assert (out / "v.json").read_text() == (out / "v.mp4").read_text() == "mine"
 
 
 def test_a_person_is_followed_from_keyframe_to_keyframe_however_far_they_are_apart(tmp_path, ckpt):
@@ -522,8 +532,7 @@ def test_the_frames_held_do_not_grow_with_the_video(tmp_path, ckpt, bright_peopl
         assert run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out") == 0
         assert len(read) == len(drawn) == 25 * seconds
         read.clear(), drawn.clear()
-    # 64 frames with the models, 32 read ahead, 3.25 s waiting until they are final, 64 in each of 2 chunks
-    assert max(held) <= 64 + 32 + 82 + 2 * 64 + 10
+    assert max(held) <= 6 * 12.5 + 10                        # five intervals, the one being read, the window of a clip
 
 
 def test_library_gives_plain_records_and_reads_no_further_when_it_is_left(tmp_path, ckpt, bright_people):
@@ -539,6 +548,10 @@ def test_library_gives_plain_records_and_reads_no_further_when_it_is_left(tmp_pa
     assert threading.active_count() == before
     with pytest.raises(FileNotFoundError, match="no such video"):
         next(detect(tmp_path / "absent.mp4", ["wave"], ckpt))
+    with pytest.raises(ValueError, match=r"actions 'wave': expected a list of words, such as \['wave'\]"):
+        next(detect(video, "wave", ckpt))
+    for one in dataclasses.fields(Settings):
+        assert f"\n    {one.name} (" in detect.__doc__
 
 
 # ---------------------------------------------------------------- interruption
@@ -574,7 +587,7 @@ def test_ctrl_c_or_a_termination_finishes_all_files_at_what_was_seen(tmp_path, c
     assert 0 < len(rows) == len(content["detections"]) < 800
     times = [t for t, _ in frames_of(out / "long.mp4")]
     assert len(times) == round(25 * content["seconds"]) < 5000 and times[-1] >= float(rows[-1][1])
-    assert (out / "long_timeline.png").exists() and not (out / "long.done").exists()
+    assert (out / "long.html").exists() and (out / "long.unfinished").exists() and not (out / "long.done").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler      # as it was before
 
 
@@ -591,15 +604,16 @@ def test_killed_it_leaves_a_film_that_plays_and_whole_rows(tmp_path, ckpt):
     assert not (out / "long.done").exists()
 
 
-def test_a_film_that_the_disk_has_no_room_for_is_told_in_one_line(tmp_path, ckpt, bright_people):
-    video = render(tmp_path / "v.mp4", at_25(6), grey=np.arange(150) * 97 % 256, size=(320, 240))
+def test_a_full_disk_stops_with_one_line(tmp_path, ckpt, bright_people):
+    videos = [render(tmp_path / f"{v}.mp4", at_25(6), grey=np.arange(150) * 97 % 256, size=(320, 240)) for v in "vw"]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            run(video, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out")
+            run(*videos, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "out" / "w.csv").exists()
 
 
 def test_two_processes_share_the_videos_and_all_end_with_the_status_of_the_broken_one(tmp_path, ckpt):
@@ -617,18 +631,22 @@ def test_two_processes_share_the_videos_and_all_end_with_the_status_of_the_broke
 
 # ---------------------------------------------------------------- names and mistakes
 
-def test_equal_stems_get_the_names_of_their_paths():
-    names = detect_actions.find_videos(["a/x.mp4", "b/x.mp4", "c/y.avi", "./c/y.mp4", "d/z.mp4", "rtsp://host/cam.sdp"])
-    assert list(names.values()) == ["a_x.mp4", "b_x.mp4", "c_y.avi", "c_y.mp4", "z", "cam"]
-    assert list(detect_actions.find_videos(["a.mp4", "d/a_spans.mp4"]).values()) == ["a", "d_a_spans.mp4"]     # not a_spans.csv twice
+def test_videos_whose_files_would_meet_get_the_names_of_their_paths():
+    def names(*videos):
+        return list(detect_actions.name_videos(videos).values())
+
+    assert names("a/x.mp4", "b/x.mp4", "c/y.avi", "./c/y.mp4", "d/z.mp4", "rtsp://host/cam.sdp") \
+        == ["a_x.mp4", "b_x.mp4", "c_y.avi", "c_y.mp4", "z", "cam"]
+    assert names("a.mp4", "d/a_spans.mp4") == ["a", "d_a_spans.mp4"]          # not a_spans.csv twice
+    assert names("a/x", "a_x.mp4", "b/x", "c/X.mp4") == ["a_x-2", "a_x", "b_x", "c_X.mp4"]
 
 
 def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_left_out(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("d/a.mp4,1,0,0,1,1,,0.9\nd/a.mp4,1,0,0,1,1,,0.8\nb.mp4,2,0,0,0.5,1,,0.3\nc,3,-0.1,0,0.5,1,,0.9\n")
     found = detect_actions.read_people(path, ["d/a.mp4", "e/b.mp4", "f/c.mp4", "g.mp4"], 0.5)
-    assert [{t: boxes.tolist() for t, boxes in video.items()} for video in found] \
-        == [{1.0: [[0, 0, 1, 1]]}, {}, {3.0: [[0, 0, 0.5, 1]]}, {}]
+    assert [video and {t: boxes.tolist() for t, boxes in video.items()} for video in found] \
+        == [{1.0: [[0, 0, 1, 1]]}, {}, {3.0: [[0, 0, 0.5, 1]]}, None]
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -637,7 +655,7 @@ def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_lef
     (["--actions-file", "absent.txt"], "absent.txt"),
     (["--actions", "wave", "wave"], "is there twice"),
     (["--actions", "wave", "--every", "0"], "--every 0.0: expected 0.01 seconds or more"),
-    (["--actions", "wave", "--smooth", "2"], "--smooth 2: expected an odd number"),
+    (["--actions", "wave", "--calibration", "sigmoid"], "invalid choice: 'sigmoid'"),
     (["--actions", "wave", "--device", "cuda:99"], "--device cuda:99"),
     (["--actions", "wave", "--ckpt", "absent.pt"], "absent.pt: no such weights file"),
     (["--actions", "wave", "--ckpt", "DETECTOR"], "not ViCLIP weights of a size we know"),
@@ -646,7 +664,7 @@ def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_lef
     (["--actions", "wave", "--proposals", "EARLY"], "e.csv:1: keyframe -3"),
     (["--actions", "wave", "--proposals", "PIXELS"], "p.csv:1: box"),
     (["--actions", "wave", "--proposals", "OTHER"], "has no box of"),
-    (["--actions", "wave", "--out", "."], "the video itself")])
+    (["--actions", "wave", "--out", "."], "v.mp4: is there, and no run of ours wrote it")])
 def test_a_mistake_gets_one_line_and_status_2(tmp_path, ckpt, bright_people, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     render(tmp_path / "v.mp4", [0, 0.04])
@@ -673,21 +691,11 @@ def test_a_model_that_is_not_finetuned_works_and_says_so(tmp_path, ckpt, bright_
         assert said in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_stops_with_one_line(tmp_path, ckpt, bright_people):
-    videos = [render(tmp_path / f"{v}.mp4", at_25(0.4), grey=np.full(10, 250)) for v in "vw"]
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "v.csv").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        run(*videos, "--ckpt", ckpt, "--actions", "wave", "--out", tmp_path / "out")
-    assert not (tmp_path / "out" / "w.csv").exists()
-
-
 def test_legend_and_labels_stay_inside_small_and_large_pictures():
-    names = [f"a rather long name of an action {i}" for i in range(30)]
-    people = [(7, np.array([0.9, 0.0, 1.0, 1.0]), np.linspace(0, 1, 30)), (8, np.array([0.8, 0.0, 1.0, 1.0]), np.zeros(30))]
+    people = [(7, np.array([0.9, 0.0, 1.0, 1.0]), [f"a rather long name of an action {i}" for i in range(3)]),
+              (8, np.array([0.8, 0.0, 1.0, 1.0]), [])]
     for size in ((240, 320), (1080, 1920)):
-        picture = detect_actions.draw_people(np.zeros((*size, 3), np.uint8), people, names, Settings())
+        picture = draw.draw_people(np.zeros((*size, 3), np.uint8), people, "words " * 100)
         assert picture.shape == (*size, 3) and picture.any()
 
 
