@@ -43,9 +43,9 @@ class Browser:
         session = self.call("", {"capabilities": {"alwaysMatch": options}})
         self.address += "/" + session["sessionId"]
 
-    def call(self, command: str, body: dict):
+    def call(self, command: str, body: dict, method: str = "POST"):
         request = urllib.request.Request(self.address + command, json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
+                                         {"Content-Type": "application/json"}, method=method)
         return json.load(urllib.request.urlopen(request, timeout=60))["value"]
 
     def open(self, path: Path) -> None:
@@ -70,6 +70,7 @@ class Browser:
         return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
 
     def close(self) -> None:
+        self.call("", {}, "DELETE")                          # ends Chromium; the driver alone would leave it behind
         self.process.terminate()
         self.process.wait()
 
