@@ -85,7 +85,8 @@ def xml_text(path) -> str:
         if len(content) > LARGEST:
             raise ValueError(f"{path}: more than {LARGEST >> 20} MB of XML; export fewer videos at once")
         text = content.decode("utf-8-sig")                   # no other encoding, in which a DOCTYPE could hide
-    except (KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    # RuntimeError: a password
+    except (KeyError, RuntimeError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: neither XML in UTF-8 nor a .zip with it ({error})") from None
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError(f"{path}: defines a DOCTYPE or entities, which can blow up without end; CVAT writes none")
@@ -109,7 +110,8 @@ def read_meta(meta: ET.Element, path) -> tuple[dict[str, Labelled], dict[str, di
         name = (task.findtext("source") or task.findtext("name") or "").strip()
         videos[task.findtext("id")] = Labelled(name, range(start, stop + 1, step), size if all(size) else None)
     labels = {label.findtext("name"): {attribute.findtext("name"): attribute.findtext("input_type")
-                                       for attribute in label.iter("attribute")} for label in meta.iter("label")}
+                                       for attribute in label.iter("attribute")
+                                       if attribute.findtext("input_type")} for label in meta.iter("label")}
     return videos, labels
 
 
@@ -141,7 +143,7 @@ def add_track(video: Labelled, track: ET.Element, kinds: dict[str, str], path) -
 
 def actions_of(label: str, values: dict[str, str], kinds: dict[str, str]) -> tuple[str, ...]:
     """The actions that a box's attributes tell, or its label if that has none that could."""
-    kinds = {name: "checkbox" if value in ("true", "false") else "select"
+    kinds = {name: "checkbox" if value.lower() in ("true", "false") else "select"
              for name, value in values.items()} | kinds
     found = [name if kinds[name] == "checkbox" else value for name, value in values.items()
              if kinds[name] != "number" and value.lower() not in NOTHING]
@@ -151,9 +153,9 @@ def actions_of(label: str, values: dict[str, str], kinds: dict[str, str]) -> tup
 # ---------------------------------------------------------------- COCO in
 
 def read_coco(path) -> list[Labelled]:
-    """The videos of a JSON in COCO's layout with "videos" (as CocoVID): images have video_id and 0-based frame_id.
+    """The videos of a JSON in COCO's layout with "videos", as CocoVID: images have video_id and 0-based frame_id.
 
-    A track is track_id or instance_id, of the annotation or its attributes; boxes are x, y, width, height in pixels.
+    A track is track_id or instance_id, of an annotation or its attributes; boxes are x, y, width, height in pixels.
     """
     if os.path.getsize(path) > LARGEST:
         raise ValueError(f"{path}: more than {LARGEST >> 20} MB of JSON; export fewer videos at once")
@@ -177,16 +179,18 @@ def read_coco(path) -> list[Labelled]:
             attributes = one.get("attributes") or {}
             track = next((source[key] for source in (one, attributes) for key in ("track_id", "instance_id")
                           if key in source), f"alone {one['id']}")
-            values = {name: str(value).lower() if isinstance(value, bool) else str(value).strip()
-                      for name, value in attributes.items() if name not in NO_ACTIONS}
+            values = {name: str(value).strip() for name, value in attributes.items()
+                      if name not in NO_ACTIONS and isinstance(value, (bool, str))}
             x, y, width, height = map(float, one["bbox"])
+            if frame < 0 or not math.isfinite(x + y + width + height):
+                raise ValueError("the frame or the box is not a finite number from 0 on")
             number = numbers.setdefault((video, track), len(numbers) + 1)
             boxes.setdefault((video, number), {})[frame] = (
                 (x, y, x + width, y + height), actions_of(names[one["category_id"]], values, {}))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: {what[:200]}: {type(error).__name__} {error}; expected COCO's layout: videos (id, "
-                         "name), images (id, video_id, frame_id), annotations (id, image_id, category_id, bbox)"
-                         ) from None
+        raise ValueError(f"{path}: {what[:200]}: {type(error).__name__} {error}; expected COCO's layout: videos "
+                         "(id, name), images (id, video_id, frame_id), annotations (id, image_id, category_id, "
+                         "bbox), categories (id, name)") from None
     for video in videos.values():
         video.frames = sorted(set(video.frames))
     for (video, number), own in boxes.items():               # a frame on which a track has no box is without it

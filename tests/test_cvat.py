@@ -160,7 +160,8 @@ def coco() -> dict:
             "annotations": [
                 {"id": 1, "image_id": 10, "category_id": 4, "instance_id": 9, "bbox": [20, 10, 100, 50]},
                 {"id": 2, "image_id": 12, "category_id": 4, "bbox": [0, 0, 200, 100],
-                 "attributes": {"track_id": 5, "occluded": True, "wave": True, "jump": False, "mood": "sing"}}]}
+                 "attributes": {"track_id": 5, "occluded": True, "wave": True, "jump": False, "mood": "sing",
+                                "age": 30}}]}
 
 
 def test_coco_becomes_the_annotations_csv(folder):
@@ -178,6 +179,11 @@ def test_coco_that_is_wrong_names_the_record(tmp_path):
     del content["images"][1]["frame_id"]
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="image {'id': 11.*KeyError 'frame_id'; expected COCO's layout"):
+        cvat.read_coco(tmp_path / "a.json")
+    content = coco()
+    content["annotations"][1]["bbox"][2] = float("nan")
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="annotation {'id': 2.*not a finite number"):
         cvat.read_coco(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="RecursionError"):
