@@ -64,6 +64,7 @@ import draw
 import engine
 import ovstad
 from data import normalise
+from formats.cvat import export_tracks
 from formats.files import csv_columns, places, replacing, write_label_map
 from formats.proposals import read_proposals
 from table import make_annotations
@@ -75,7 +76,8 @@ CUT = 15, 3                      # a new scene: mean change of grey (of 255) fro
 LARGEST = 1080                   # short side of the annotated video at most, pixels
 TICKS = 60_000                   # a second in the MP4: whole ticks for 24, 25, 30, 60 and 30000/1001 frames
 SOON = 1e-6                      # seconds; float noise of time stamps
-OUTPUTS = (".mp4", ".csv", ".pbtxt", "_spans.csv", ".html", ".json")        # after the NAME of a video's files
+# after the NAME of a video's files
+OUTPUTS = (".mp4", ".csv", ".pbtxt", "_spans.csv", ".html", ".json", ".cvat.xml", ".cvat.labels.json")
 
 
 def setting(group: str, default, text: str, **flag):
@@ -630,8 +632,9 @@ class Film:
 class Results:
     """The text files of one video; every row is on disk as soon as it is final."""
 
-    def __init__(self, stem: Path, source: Source, words: Words, as_json: bool):
+    def __init__(self, stem: Path, source: Source, words: Words, as_json: bool, keep: bool):
         self.source, self.words, self.detections = source, words, 0
+        self.kept: list[Detection] | None = [] if keep else None
         self.people: dict[int, tuple[float, float]] = {}             # first and last second, by track
         self.spans: list[Span] = []                                  # that ended
         self.going_on: dict[tuple[int, str], list] = {}              # spans: start, end, sum of scores, keyframes
@@ -659,6 +662,8 @@ class Results:
                 record = {"time": seen.time, "track": seen.track, "box": seen.box, "scores": seen.scores}
                 self.json.write(("," if self.detections else "") + "\n" + json.dumps(record))
             self.detections += 1
+            if self.kept is not None:
+                self.kept.append(seen)
         for track, start, end, near in parts:
             self.people[track] = self.people.get(track, (start,))[0], end
             for action, score in zip(self.words.names, near.people[track].scores.tolist()):
@@ -757,8 +762,11 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
     if args.skip_existing and request.items() <= read_mark(f"{stem}.done").items():
         print(f"{video}: complete, skipped")
         return
-    claim_files(stem, video, request, [".csv", ".pbtxt", "_spans.csv", ".html"] + [".mp4"] * (not args.no_video) + [".json"] * args.json)
-    results = Results(stem, source, words, args.json)
+    if args.export and not (os.path.isfile(video) or os.path.isdir(video)):
+        raise ValueError(f"--export {args.export}: {video} is neither a file nor a folder of frames")
+    claim_files(stem, video, request, [".csv", ".pbtxt", "_spans.csv", ".html"] + [".mp4"] * (not args.no_video)
+                + [".json"] * args.json + [".cvat.xml", ".cvat.labels.json"] * bool(args.export))
+    results = Results(stem, source, words, args.json, keep=bool(args.export))
     shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
     bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, dynamic_ncols=True,
                disable=None if engine.is_main() else True, bar_format=shape if source.duration else None)
@@ -781,6 +789,9 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
     people_seen = [(track, *seconds) for track, seconds in results.people.items()]
     draw.write_page(f"{stem}.html", Path(video).name, Path(f"{stem}.mp4").name if film else None, results.spans,
                     people_seen, words.names, end, words.novel)
+    if args.export:
+        export_tracks(f"{stem}.cvat.xml", video, [seen[1:] for seen in results.kept], words.names,
+                      settings.threshold, settings.fps)
     promised = min(source.promised, source.limit)
     is_short = not stop.is_set() and source.start + max(end, source.held) < 0.95 * promised - 1
     if not stop.is_set() and not is_short:
@@ -843,6 +854,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = groups["output"].add_argument
     add("--out", default="runs/actions", help="folder")
     add("--json", action="store_true", help="all of it in one JSON file, too")
+    add("--export", choices=["cvat"], help="NAME.cvat.xml, too: the tracks, to be corrected in CVAT, and "
+        "NAME.cvat.labels.json, the labels that its task needs; for files and folders, whose rows are held until the end")
     add("--no-video", action="store_true", help="only tables and the page: faster")
     add("--skip-existing", action="store_true",
         help="leave out videos that are complete under --out, by the same flags and weights")

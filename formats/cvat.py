@@ -218,11 +218,10 @@ def entry_at(entries: list[Entry], frame: int) -> Entry | None:
     return frame, box, actions
 
 
-def frame_seconds(path: str) -> np.ndarray:
-    """When each frame of a video or folder appears: (frames,) seconds after the first."""
+def frame_seconds(path: str, fps: float = 30) -> np.ndarray:
+    """When each frame of a video, or of a folder at `fps`, appears: (frames,) seconds after the first."""
     if os.path.isdir(path):
-        reader = open_video(path)
-        return np.arange(len(numbered_frames(path))) / reader.fps
+        return np.arange(len(numbered_frames(path))) / fps
     container, stream = open_container(path)
     with container:
         index, second = packet_index(path), float(stream.time_base)
@@ -354,13 +353,13 @@ def write_cvat(path, video: str, size: tuple[int, int], frames: int, tracks: dic
         json.dump(labels, file, indent=1)
 
 
-def export_tracks(path, video: str, detections: list, actions: list[str], threshold: float) -> None:
-    """What detect_actions.py found in a file or folder of frames, as write_cvat writes it.
+def export_tracks(path, video: str, detections: list, actions: list[str], threshold: float, fps: float = 30) -> None:
+    """What detect_actions.py found in a file, or a folder of frames at `fps`, as write_cvat writes it.
 
     detections: (time, track, box xyxy in [0, 1], {action: score}), in order of time; a word is ticked from the
     threshold on, and until the track's next keyframe.
     """
-    seconds, size = frame_seconds(video), picture_size(video)
+    seconds, size = frame_seconds(video, fps), picture_size(video)
     tracks = {}
     for time, track, box, scores in detections:
         frame = int(np.searchsorted(seconds - seconds[0], time + 5e-4, "right")) - 1     # the one on screen then

@@ -29,6 +29,7 @@ import draw
 import ovstad
 from detect_actions import (Keyframe, Person, Settings, Tracker, Words, detect, main, people_at, scores_of,
                             split_interval)
+from formats import cvat  # noqa: E402
 from video import VideoReader  # noqa: E402
 
 ROOT = Path(detect_actions.__file__).resolve().parent
@@ -335,7 +336,7 @@ def test_two_people_give_boxes_tracks_spans_and_pictures_that_show_them(tmp_path
     people = boxes_csv(tmp_path / "p.csv", [("two.mp4", t, box) for t in (0, 1, 2) for box in (moving[t], RIGHT)])
     out = tmp_path / "out"
     assert run(video, "--ckpt", ckpt, "--actions", "wave", "walk", "--proposals", people, "--out", out, "--json",
-               "--threshold", 0) == 0
+               "--export", "cvat", "--threshold", 0) == 0
     assert "2 people, 6 boxes" in capsys.readouterr().out
 
     rows = read_rows(out / "two.csv")
@@ -364,6 +365,10 @@ def test_two_people_give_boxes_tracks_spans_and_pictures_that_show_them(tmp_path
     assert outline(1, frames[38][1], (0.176, 0.2, 0.376, 0.9)) and not outline(1, frames[38][1], RIGHT)
     assert not outline(1, frames[70][1], moving[2]) and not outline(2, frames[70][1], RIGHT)
     assert "two.mp4" in (out / "two.html").read_text()
+    one, = cvat.read_cvat(out / "two.cvat.xml")
+    assert {track: [(frame, said) for frame, _, said in entries] for track, entries in one.tracks.items()} \
+        == {track: [(0, ("wave", "walk")), (25, ("wave", "walk")), (50, ("wave", "walk")), (51, None)] for track in (1, 2)}
+    assert one.tracks[1][1][1] == pytest.approx([side * length for side, length in zip(moving[1], (320, 240) * 2)])
     assert (out / "two.done").exists() and not list(out.glob("*.part")) and not list(out.glob("*.unfinished"))
 
 
