@@ -751,7 +751,7 @@ class Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, item: int) -> tuple[int, float]:
         for place in np.random.default_rng(item).integers(0, len(self.clips), 10_000):
-            self.clips.boxes_of(place)
+            self.clips.boxes_and_labels(place)
         return os.getpid(), proc_mb("self", "Pss", "smaps_rollup")
 
 

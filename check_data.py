@@ -84,7 +84,7 @@ def sample_keyframes(table: Annotations, count: int = 24, seed: int = 0) -> Imag
     clips = ClipDataset(table, frames=1, stride=1, short_side=240, patch=1)
     pictures, boxes, texts = [], [], []
     for index in np.random.default_rng(seed).permutation(len(clips)):
-        item = clips[int(index)] if len(clips.boxes_of(index)[1]) else {"bad": "nobody in it"}
+        item = clips[int(index)] if len(clips.boxes_and_labels(index)[1]) else {"bad": "nobody in it"}
         if "bad" in item:
             continue
         pictures.append(item["video"][0])                                        # (3, H, W)

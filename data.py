@@ -24,32 +24,35 @@ from formats.ucf_jhmdb import (GURKIRT, JHMDB_21, MOC, UCF101_24, read_jhmdb_21,
 from formats.vidstg import VIDSTG_SOURCE, read_vidstg
 from ovstad import IMAGENET_MEAN, IMAGENET_STD
 from table import Annotations
-from video import open_video, read_clip  # noqa: F401
+from video import open_video, read_clip, scaled_size  # noqa: F401
 
 
 # ---------------------------------------------------------------- clips and their transforms
 
-def augment(video: np.ndarray, boxes: np.ndarray, crop: int, rng: np.random.Generator):
-    """Random crop and horizontal flip of a clip, the same for all its frames, boxes following the pixels.
+def augment(video: np.ndarray, boxes: np.ndarray, crop: int | None, rng: np.random.Generator):
+    """Horizontal flip of a clip, after a random crop if one is asked for; the boxes follow the pixels.
 
-    video (T, H, W, 3) uint8, boxes (N_b, 4) in [0, 1] -> video (T, 3, crop, crop), boxes, kept (N_b,) bool
-    and whether it was flipped. A box is kept while at least half of its area stays in the picture
-    (not in the paper).
+    video (T, H, W, 3) uint8, boxes (N_b, 4) in [0, 1] -> video (T, 3, H, W), or (T, 3, crop, crop); boxes
+    (N_b, 4); kept (N_b,) bool; and whether it was flipped. Without a crop every box is kept; with one, a
+    box is kept while at least half of its area stays in the picture (not in the paper).
     """
     T, H, W, _ = video.shape
     clip = tv_tensors.Video(torch.from_numpy(video).permute(0, 3, 1, 2))
     pixel = torch.from_numpy(boxes * np.float32([W, H, W, H]))
     pixel = tv_tensors.BoundingBoxes(pixel, format="XYXY", canvas_size=(H, W))
     area = (pixel[:, 2:] - pixel[:, :2]).prod(1)
-    # top, left, h, w
-    window = [int(rng.integers(0, H - crop + 1)), int(rng.integers(0, W - crop + 1)), crop, crop]
-    clip, pixel = v2.functional.crop(clip, *window), v2.functional.crop(pixel, *window)
+    if crop:
+        top, left = int(rng.integers(0, H - crop + 1)), int(rng.integers(0, W - crop + 1))
+        clip = v2.functional.crop(clip, top, left, crop, crop)
+        pixel = v2.functional.crop(pixel, top, left, crop, crop)
+        H, W = crop, crop
     flipped = bool(rng.random() < 0.5)
     if flipped:
         clip, pixel = v2.functional.horizontal_flip(clip), v2.functional.horizontal_flip(pixel)
-    pixel = pixel.as_subclass(torch.Tensor).clamp(0, crop)
+    size = torch.tensor([W, H, W, H])
+    pixel = pixel.as_subclass(torch.Tensor).clamp(min=0).minimum(size)
     kept = (pixel[:, 2:] - pixel[:, :2]).prod(1) >= 0.5 * area
-    return clip.as_subclass(torch.Tensor).contiguous(), (pixel / crop).numpy(), kept.numpy(), flipped
+    return clip.as_subclass(torch.Tensor).contiguous(), (pixel / size).numpy(), kept.numpy(), flipped
 
 
 def normalise(video: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
@@ -81,50 +84,48 @@ def swap_left_right(text: str) -> str:
 class ClipDataset(torch.utils.data.Dataset):
     """One item a keyframe of the table: the clip around it, its boxes and each box's texts.
 
-    Training (crop given): an item is asked for as (place, seed), and everything random about it
-    follows from the seed. Testing: an item is asked for by its place. An item is a dict:
-    video uint8 (T, 3, H, W); boxes (N_b, 4) float32; labels (P, 2) int64 pairs (box, text); keyframe,
-    its place; jitter (3,) when training. A clip that cannot be read is {"bad": "video: reason"}.
+    In testing an item is asked for by its index. In training it is asked for as (index, seed, short_side):
+    the frames are scaled to that short side, and everything random follows from the seed; with `crop`, the
+    short side is drawn from `scale` too. An item is a dict: video uint8 (T, 3, H, W); boxes (N_b, 4)
+    float32; labels (P, 2) int64 pairs (box, text); keyframe, its index; in training jitter (3,), and
+    boxes_before, how many there were before the crop. A clip that cannot be read is {"bad": "video: reason"}.
     """
 
     def __init__(self, annotations: Annotations, frames: int, stride: int, short_side: int = 256, patch: int = 16,
                  crop: int | None = None, scale: tuple[int, int] = (256, 320), mirror_texts: bool = True):
         self.table, self.frames, self.stride = annotations, frames, stride
         self.short_side, self.patch, self.crop, self.scale = short_side, patch, crop, scale
-        if crop and not crop <= scale[0] <= scale[1]:
-            raise ValueError(f"--scale {scale[0]} {scale[1]}: expected MIN <= MAX, "
-                             f"and MIN not below the crop of {crop} pixels")
         self.first_row = annotations.keyframe_starts()
         self.mirrored = np.arange(len(annotations.texts), dtype=np.int32)
-        place = {text: i for i, text in enumerate(annotations.texts)}
+        index = {text: i for i, text in enumerate(annotations.texts)}
         for i, text in enumerate(annotations.texts):         # texts with "left" or "right" get a mirrored twin
             twin = swap_left_right(text)
-            if twin != text and (mirror_texts or twin in place):
-                self.mirrored[i] = place.setdefault(twin, len(place))
-        self.texts = list(place)
+            if twin != text and (mirror_texts or twin in index):
+                self.mirrored[i] = index.setdefault(twin, len(index))
+        self.texts = list(index)
         self.reader, self.reader_path = None, None           # of the last video, kept while testing in order
 
     def __len__(self) -> int:
         return len(self.first_row) - 1
 
-    def name(self, place: int) -> str:
-        row = self.first_row[place]
+    def name(self, index: int) -> str:
+        row = self.first_row[index]
         video, keyframe = self.table.video[row], self.table.keyframe[row]
         time = f"frame {keyframe:g}" if self.table.unit_of(video) == "frame" else f"{keyframe:g} s"
         return f"{self.table.videos[video]} {time}"
 
-    def boxes_of(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+    def boxes_and_labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Distinct boxes (N_b, 4) of a keyframe, and (P, 2) pairs of a box and a text that is true of it."""
-        rows = slice(self.first_row[place], self.first_row[place + 1])
+        rows = slice(self.first_row[index], self.first_row[index + 1])
         box, text = self.table.box[rows], self.table.text[rows]
         real = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
         box, which = np.unique(box[real], axis=0, return_inverse=True)
         labels = np.stack([which.reshape(-1), text[real]], 1)
         return box, labels[labels[:, 1] >= 0]
 
-    def read(self, place: int, short_side: int, multiple: int = 1, keep_open: bool = False) -> np.ndarray:
+    def read(self, index: int, short_side: int, multiple: int = 1, keep_open: bool = False) -> np.ndarray:
         """The clip (T, H, W, 3) around a keyframe."""
-        row = self.first_row[place]
+        row = self.first_row[index]
         video, keyframe = self.table.video[row], self.table.keyframe[row]
         path = self.table.files[video]
         if not path:
@@ -141,41 +142,53 @@ class ClipDataset(torch.utils.data.Dataset):
             self.reader, self.reader_path = None, None
         return clip
 
-    def __getitem__(self, item: int | tuple[int, int]) -> dict:
-        place, seed = (item, None) if self.crop is None else item
-        boxes, labels = self.boxes_of(place)
-        rng = np.random.default_rng(seed)
+    def __getitem__(self, item: int | tuple[int, int, int | None]) -> dict:
+        if isinstance(item, tuple):
+            return self.training_item(*item)
         try:
-            if self.crop is None:
-                clip = self.read(place, self.short_side, self.patch, keep_open=True)
-                return {"video": torch.from_numpy(clip).permute(0, 3, 1, 2).contiguous(), "keyframe": place,
-                        "boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
-            clip = self.read(place, int(rng.integers(self.scale[0], self.scale[1] + 1)))
+            clip = self.read(item, self.short_side, self.patch, keep_open=True)
         except (ValueError, OSError, av.error.FFmpegError) as error:
-            self.reader, self.reader_path = None, None
-            item = {"bad": f"{self.name(place)}: {error}", "keyframe": place}
-            # in training a black clip without boxes takes its place
-            if self.crop is not None:
-                item |= {"video": torch.zeros(self.frames, 3, self.crop, self.crop, dtype=torch.uint8),
-                         "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, 2, dtype=torch.long),
-                         "jitter": torch.ones(3)}
-            return item
+            return self.bad_item(item, error)
+        boxes, labels = self.boxes_and_labels(item)
+        return {"video": torch.from_numpy(clip).permute(0, 3, 1, 2).contiguous(), "keyframe": item,
+                "boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
+
+    def training_item(self, index: int, seed: int, short_side: int | None) -> dict:
+        """A randomly transformed clip; one that cannot be read becomes a black clip without boxes."""
+        boxes, labels = self.boxes_and_labels(index)
+        rng = np.random.default_rng(seed)
+        if self.crop:
+            short_side, multiple = int(rng.integers(self.scale[0], self.scale[1] + 1)), 1
+        else:
+            multiple = self.patch                            # the whole frame, its sides whole patches
+        try:
+            clip = self.read(index, short_side, multiple)
+        except (ValueError, OSError, av.error.FFmpegError) as error:
+            side = self.crop or scaled_size(short_side, short_side, None, multiple)[0]
+            return self.bad_item(index, error) | {
+                "video": torch.zeros(self.frames, 3, side, side, dtype=torch.uint8), "boxes": torch.zeros(0, 4),
+                "labels": torch.zeros(0, 2, dtype=torch.long), "jitter": torch.ones(3), "boxes_before": 0}
+        before = len(boxes)
         video, boxes, kept, flipped = augment(clip, boxes, self.crop, rng)
         labels = labels[kept[labels[:, 0]]]
-        labels[:, 0] = (np.cumsum(kept) - 1)[labels[:, 0]]   # places among the kept boxes
+        labels[:, 0] = (np.cumsum(kept) - 1)[labels[:, 0]]   # index among the kept boxes
         if flipped:
             labels[:, 1] = self.mirrored[labels[:, 1]]
         jitter = rng.uniform(0.8, 1.2, 3).astype(np.float32)  # not in the paper: 20 % either way
-        return {"video": video, "keyframe": place, "boxes": torch.from_numpy(boxes[kept]),
-                "labels": torch.from_numpy(labels), "jitter": torch.from_numpy(jitter)}
+        return {"video": video, "keyframe": index, "boxes": torch.from_numpy(boxes[kept]),
+                "labels": torch.from_numpy(labels), "jitter": torch.from_numpy(jitter), "boxes_before": before}
+
+    def bad_item(self, index: int, error: Exception) -> dict:
+        self.reader, self.reader_path = None, None
+        return {"bad": f"{self.name(index)}: {error}", "keyframe": index}
 
 
 def collate(items: list[dict]) -> list[dict]:
-    """Batches of items, one for each size of clip (training has one size); the first names the bad ones.
+    """Batches of items, one for each size of clip; the first names the bad ones.
 
-    A batch: video (B, T, 3, H, W) uint8, boxes B tensors (N_b, 4), labels (P, 2) pairs of a place among the
-    batch's N boxes and a text, jitter (B, 3) or None, keyframe (B,), bad list of str. If no clip of a
-    test batch can be read, its video is None.
+    A batch: video (B, T, 3, H, W) uint8, boxes B tensors (N_b, 4), labels (P, 2) pairs of an index into the
+    batch's N boxes and a text, jitter (B, 3) or None, keyframe (B,), boxes_before, bad list of str. If no
+    clip of a test batch can be read, its video is None.
     """
     sizes: dict = {}
     for item in items:
@@ -183,34 +196,37 @@ def collate(items: list[dict]) -> list[dict]:
             sizes.setdefault(item["video"].shape, []).append(item)
     batches = []
     for group in sizes.values():
-        offset = np.cumsum([0] + [len(item["boxes"]) for item in group])
+        first_box = np.cumsum([0] + [len(item["boxes"]) for item in group])
         batches.append({
             "video": torch.stack([item["video"] for item in group]),
             "boxes": [item["boxes"] for item in group],
-            "labels": torch.cat([item["labels"] + torch.tensor([first, 0]) for item, first in zip(group, offset)]),
+            "labels": torch.cat([item["labels"] + torch.tensor([first, 0])
+                                 for item, first in zip(group, first_box)]),
             "jitter": torch.stack([item["jitter"] for item in group]) if "jitter" in group[0] else None,
-            "keyframe": [item["keyframe"] for item in group], "bad": []})
+            "keyframe": [item["keyframe"] for item in group], "bad": [],
+            "boxes_before": sum(item.get("boxes_before", 0) for item in group)})
     if not batches:
         batches = [{"video": None, "boxes": [], "labels": torch.zeros(0, 2, dtype=torch.long), "jitter": None,
-                    "keyframe": [], "bad": []}]
+                    "keyframe": [], "bad": [], "boxes_before": 0}]
     batches[0]["bad"] = [item["bad"] for item in items if "bad" in item]
     return batches
 
 
 class GlobalBatches(torch.utils.data.Sampler):
-    """This process's share of every global batch: lists of (place, seed), for the steps from `start` on.
+    """This process's share of every global batch: lists of (index, seed, short_side), from step `start` on.
 
-    Which sample stands at which place of which global batch, and its seed, depend on nothing but
-    the seed: not on the number of processes, of workers, or of interruptions.
+    Which sample comes when, its seed, and the short side of a step's clips (drawn from `scale`, else None)
+    depend on nothing but the seed: not on the number of processes, of workers, or of interruptions. One
+    short side for all clips of a step (not in the paper), so that clips of one shape stack.
     """
 
     def __init__(self, samples: int, batch_size: int, steps: int, seed: int = 0, start: int = 0,
-                 rank: int = 0, world: int = 1):
+                 rank: int = 0, world: int = 1, scale: tuple[int, int] | None = None):
         if samples == 0:
             raise ValueError("there is no keyframe to train on: the annotations, after all selections, are empty")
         if batch_size % world:
             raise ValueError(f"--batch-size {batch_size} is global and must divide among {world} processes")
-        self.samples, self.batch_size, self.steps = samples, batch_size, steps
+        self.samples, self.batch_size, self.steps, self.scale = samples, batch_size, steps, scale
         self.seed, self.start, self.rank, self.share = seed, start, rank, batch_size // world
 
     def __len__(self) -> int:
@@ -219,19 +235,22 @@ class GlobalBatches(torch.utils.data.Sampler):
     def __iter__(self):
         epoch, order = -1, None
         for step in range(self.start, self.steps):
+            short_side = None
+            if self.scale:
+                short_side = int(np.random.default_rng([self.seed, 1, step]).integers(self.scale[0], self.scale[1] + 1))
             first = step * self.batch_size + self.rank * self.share
             batch = []
-            for place in range(first, first + self.share):
-                if place // self.samples != epoch:
-                    epoch = place // self.samples
+            for number in range(first, first + self.share):  # of the samples of the whole run
+                if number // self.samples != epoch:
+                    epoch = number // self.samples
                     order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
-                batch.append((int(order[place % self.samples]), hash_seed(self.seed, place)))
+                batch.append((int(order[number % self.samples]), hash_seed(self.seed, number), short_side))
             yield batch
 
 
-def hash_seed(seed: int, place: int) -> int:
-    """A well mixed 64-bit seed for one place of the whole run."""
-    return int(np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0])
+def hash_seed(seed: int, number: int) -> int:
+    """A well mixed 64-bit seed for one sample of the whole run."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
 
 
 # ---------------------------------------------------------------- datasets by name

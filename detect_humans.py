@@ -319,7 +319,7 @@ class Keyframes(torch.utils.data.Dataset):
         return len(self.clips)
 
     def __getitem__(self, item: tuple[int, int]) -> dict:
-        place, seed = item
+        place, seed, _ = item
         found, name = self.clips[place], self.clips.name(place)
         if "bad" in found:
             return {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4), "name": name,
@@ -333,7 +333,7 @@ class Keyframes(torch.utils.data.Dataset):
 
 def as_batch(items: list) -> list[list]:
     """Frames of different sizes cannot be stacked: the batch is the list."""
-    return [items]
+    return items
 
 
 def one_class(detector: nn.Module) -> nn.Module:
@@ -416,8 +416,7 @@ def train(args: argparse.Namespace) -> Path:
         shared = process.gather((len(items), [item["bad"] for item in items if "bad" in item]))
         bad.count(sum(frames for frames, _ in shared), [reason for _, reasons in shared for reason in reasons])
 
-        for group in optimizer.param_groups:
-            group["lr"] = engine.learning_rate(step - 1, args.lr, args.warmup, args.iterations)
+        engine.set_learning_rate(optimizer, step - 1, args)
         optimizer.zero_grad()
         # Faster R-CNN samples boxes
         torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))

@@ -4,12 +4,15 @@ Each training loop stays in its own script; here is only what stands around it.
 """
 
 import argparse
+import atexit
 import hashlib
+import itertools
 import json
 import math
 import os
 import shutil
 import sys
+import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -77,6 +80,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of data order, augmentation and initialisation")
 
 
+REHEARSAL = 20                   # steps
+
+
 def add_training_flags(parser: argparse.ArgumentParser,
                        batch_size=None, iterations=None, lr=None, stride=None) -> None:
     """The recipe of Section 4.1; both training scripts have it, each with its own numbers (None: set later)."""
@@ -88,6 +94,8 @@ def add_training_flags(parser: argparse.ArgumentParser,
     group.add_argument("--beta", type=float, default=ovstad.BETA,
                        help="fusion ratio, Eq. 2: 1 is region only, 0 global only")
     group.add_argument("--gamma", type=float, default=2.0, help="focal exponent, Eq. 4 and 6")
+    group.add_argument("--tau-lr", type=float,
+                       help="learning rate of the temperature tau; 0 keeps it; default: the base rate")
     group.add_argument("--gradient-checkpointing", action="store_true",
                        help="less memory, about a third more time")
 
@@ -96,18 +104,25 @@ def add_training_flags(parser: argparse.ArgumentParser,
     group.add_argument("--stride", type=positive, default=stride,
                        help="frames from one of a clip to the next; the paper has 1 for UCF-JHMDB "
                             "and 8 for OV-AVA")
+    group.add_argument("--scale", type=positive, nargs=2, metavar=("MIN", "MAX"),
+                       help="range of the random short side, one for all clips of a step; the frame stays "
+                            "whole, its sides rounded to the patch; default: 8/7 to 10/7 of the "
+                            "pretraining size (256 320)")
     group.add_argument("--crop", type=positive,
-                       help="training crop in pixels; by default the pretraining size (224)")
-    group.add_argument("--scale", type=int, nargs=2, metavar=("MIN", "MAX"),
-                       help="range of the random short side; by default 8/7 to 10/7 of the crop (256 320)")
+                       help="train on random crops of that many pixels, each clip at a short side of its own: "
+                            "less memory, but boxes are cut and lost (not in the paper)")
     group.add_argument("--short-side", type=positive,
                        help="of frames at test; remembered by the checkpoint, "
-                            "by default 8/7 of the crop (256)")
+                            "by default 8/7 of the pretraining size (256)")
     group.add_argument("--accumulate", type=positive, default=1,
                        help="split each process's share of a batch into this many parts")
     add_optimisation_flags(parser, batch_size, iterations, lr, weight_decay=1e-7)
     add_run_flags(parser)
-    parser.add_argument_group("output").add_argument("--out", help="folder of checkpoints and log")
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", help="folder of checkpoints and log")
+    group.add_argument("--rehearse", action="store_true",
+                       help=f"only the first {REHEARSAL} steps of the real command: write nothing, and print what "
+                            "to check before spending a night")
 
 
 def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, iterations: int, lr: float,
@@ -120,8 +135,10 @@ def add_optimisation_flags(parser: argparse.ArgumentParser, batch_size: int, ite
                        help="adamw for models as small as the toy")
     group.add_argument("--lr", type=float, default=lr, help="base learning rate")
     group.add_argument("--warmup", type=int, default=warmup,
-                       help="steps of linear warm-up, before a cosine to 0 (not in the paper); "
-                            "fewer than --iterations")
+                       help="steps of linear warm-up (not in the paper); fewer than --iterations")
+    group.add_argument("--schedule", choices=["cosine", "step", "constant"], default="cosine",
+                       help="after the warm-up: a cosine to 0, a tenth at 5/9 and again at 7/9 of the run, or "
+                            "the base rate (the paper gives none)")
     group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
     group.add_argument("--weight-decay", type=float, default=weight_decay, help="of both optimisers")
 
@@ -218,30 +235,47 @@ def model_for(args: argparse.Namespace) -> ovstad.ViCLIP:
         model, record = ovstad.load_model(args.weights)
     arch = ovstad.ARCHS[model.arch]
     args.frames = args.frames or record.get("frames") or arch.frames
-    args.crop = args.crop or arch.grid * arch.patch
-    args.scale = args.scale or [round(args.crop * 8 / 7), round(args.crop * 10 / 7)]
-    args.short_side = args.short_side or round(args.crop * 8 / 7)
-    if args.crop % arch.patch:
+    size = arch.grid * arch.patch                            # of pretraining: 224
+    args.scale = args.scale or [round(size * 8 / 7), round(size * 10 / 7)]
+    args.short_side = args.short_side or round(size * 8 / 7)
+    if args.crop and args.crop % arch.patch:
         raise ValueError(f"--crop {args.crop}: must be a multiple of the patch of {model.arch}, {arch.patch}")
+    if not (args.crop or 1) <= args.scale[0] <= args.scale[1]:
+        raise ValueError(f"--scale {args.scale[0]} {args.scale[1]}: expected MIN <= MAX"
+                         + (f", and MIN not below the crop of {args.crop} pixels" if args.crop else ""))
     model.set_gradient_checkpointing(args.gradient_checkpointing)
+    model.temp.requires_grad_(args.tau_lr != 0)
     return model
 
 
 def make_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
-    """SGD as Section 4.1 has it, or AdamW, over the parameters that are trained."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """SGD as Section 4.1 has it, or AdamW, over the parameters that are trained; tau has a rate of its own."""
+    tau = getattr(model, "temp", None)                       # a detector of people has none
+    groups = [{"params": [p for p in model.parameters() if p.requires_grad and p is not tau], "base_lr": args.lr}]
+    if tau is not None and tau.requires_grad:
+        groups.append({"params": [tau], "base_lr": args.lr if args.tau_lr is None else args.tau_lr})
     if args.optimizer == "sgd":
-        return torch.optim.SGD(parameters, args.lr, momentum=args.momentum,
+        return torch.optim.SGD(groups, args.lr, momentum=args.momentum,
                                weight_decay=args.weight_decay, fused=True)
     # a short memory of squared gradients: the first steps, whose logits are all far too high, have huge ones
-    return torch.optim.AdamW(parameters, args.lr, betas=(0.9, 0.95), weight_decay=args.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, args.lr, betas=(0.9, 0.95), weight_decay=args.weight_decay, fused=True)
 
 
-def learning_rate(step: int, base: float, warmup: int, iterations: int) -> float:
-    """Linear warm-up to `base`, then a cosine to 0 (not in the paper, which gives no schedule)."""
+def learning_rate(step: int, base: float, warmup: int, iterations: int, schedule: str = "cosine") -> float:
+    """Linear warm-up to `base`, then a cosine to 0, or steps, or neither (not in the paper, which gives none)."""
     if step < warmup:
         return base * (step + 1) / warmup
+    if schedule == "constant":
+        return base
+    if schedule == "step":                                   # as the same laboratory's detectors divide it
+        return base * 0.1 ** sum(step >= share * iterations for share in (5 / 9, 7 / 9))
     return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(iterations - warmup, 1)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, args: argparse.Namespace) -> None:
+    """Give every parameter group its rate for a step, counted from 0."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, group["base_lr"], args.warmup, args.iterations, args.schedule)
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
@@ -404,30 +438,52 @@ def wrap(model: torch.nn.Module, process: Process) -> torch.nn.Module:
 
 
 def training_loader(dataset: torch.utils.data.Dataset, args: argparse.Namespace, process: Process,
-                    start: int, collate=collate):
-    """Batches of this process, from step `start` on."""
+                    start: int, collate=collate, scale: tuple[int, int] | None = None):
+    """This process's batches, from step `start` on; with `scale`, a step's clips share a random short side."""
     sampler = GlobalBatches(len(dataset), args.batch_size, args.iterations, args.seed, start,
-                            process.rank, process.world)
+                            process.rank, process.world, scale)
     return torch.utils.data.DataLoader(
         dataset, batch_sampler=sampler, collate_fn=collate, num_workers=args.workers,
         pin_memory=process.device.type == "cuda", prefetch_factor=4 if args.workers else None)
 
 
-def parts(batch: dict, count: int) -> list[dict]:
-    """A batch cut into `count` parts of about equal numbers of clips, for gradient accumulation."""
-    if count == 1:
-        return [batch]
-    cuts = [round(i * len(batch["boxes"]) / count) for i in range(count + 1)]
-    first_box = [sum(len(b) for b in batch["boxes"][:cut]) for cut in cuts]
-    result = []
-    for i in range(count):
-        clips = slice(cuts[i], cuts[i + 1])
-        inside = (batch["labels"][:, 0] >= first_box[i]) & (batch["labels"][:, 0] < first_box[i + 1])
-        if cuts[i] < cuts[i + 1]:
-            result.append({"video": batch["video"][clips], "boxes": batch["boxes"][clips],
-                           "jitter": batch["jitter"][clips],
-                           "labels": batch["labels"][inside] - torch.tensor([first_box[i], 0])})
-    return result
+def parts(groups: list[dict], clips: int) -> list[dict]:
+    """A step's groups of equally large clips, cut into pieces of at most `clips` clips (gradient accumulation)."""
+    pieces = []
+    for group in groups:
+        first_box = [0, *itertools.accumulate(len(b) for b in group["boxes"])]
+        for start in range(0, len(group["boxes"]), clips):
+            own = slice(start, start + clips)
+            low, high = first_box[start], first_box[min(start + clips, len(group["boxes"]))]
+            inside = (group["labels"][:, 0] >= low) & (group["labels"][:, 0] < high)
+            pieces.append({"video": group["video"][own], "boxes": group["boxes"][own],
+                           "jitter": group["jitter"][own],
+                           "labels": group["labels"][inside] - torch.tensor([low, 0])})
+    return pieces
+
+
+@dataclass
+class GlobalBatch:
+    """What all processes together train on in one step."""
+
+    texts: list[int]                 # ids of the texts that are true of any box, ascending
+    boxes: int                       # N
+    pairs: int                       # of a box and a text that is true of it
+    boxes_before: int                # before the crop
+    clips: int
+    bad: list[str]                   # clips that could not be read, with the reason
+
+
+def gather_batch(process: Process, groups: list[dict]) -> GlobalBatch:
+    """The global batch of a step, from the groups of clips that this process read."""
+    texts = sorted({text for group in groups for _, text in group["labels"].tolist()})
+    counts = [(sum(map(len, group["boxes"])), len(group["labels"]), group["boxes_before"], len(group["boxes"]))
+              for group in groups]
+    counts = [sum(column) for column in zip(*counts)]
+    shared = process.gather((texts, counts, [reason for group in groups for reason in group["bad"]]))
+    return GlobalBatch(sorted({text for own, *_ in shared for text in own}),
+                       *(sum(column) for column in zip(*(counts for _, counts, _ in shared))),
+                       [reason for *_, reasons in shared for reason in reasons])
 
 
 class BadClips:
@@ -476,7 +532,7 @@ class Meter:
             self.waited += time.perf_counter() - before
             if batch is None:
                 return
-            yield batch[0]
+            yield batch
 
     def update(self, step: int, loss: Tensor, clips: int, names: list[str], **values) -> None:
         """Count a step: loss is this process's share of the global loss, a tensor that may still be computing."""
@@ -530,17 +586,19 @@ class Meter:
 
 # ---------------------------------------------------------------- one step, forward and backward
 
-def forward_backward(model: torch.nn.Module, batch: dict, text: Tensor, columns: dict[int, int], boxes: int,
+def forward_backward(model: torch.nn.Module, groups: list[dict], text: Tensor, columns: dict[int, int], boxes: int,
                      args: argparse.Namespace, process: Process) -> Tensor:
     """Gradients of the focal loss of the global batch; returns this process's share of that loss.
 
-    text: embeddings (C, D) or tokens (C, L); columns: text id -> its place among the C;
+    groups: the clips of this process, those of one shape together; they go through the model group by group.
+    text: embeddings (C, D) or tokens (C, L); columns: text id -> its column among the C;
     boxes: N over all processes.
     """
     total = torch.zeros((), device=process.device)
-    pieces = parts(batch, args.accumulate)
+    share = args.batch_size // process.world
+    pieces = parts(groups, math.ceil(share / args.accumulate))
     for i, piece in enumerate(pieces):
-        synchronise = i + 1 == len(pieces) or process.world == 1
+        synchronise = i + 1 == len(pieces) or process.world == 1     # DDP adds up the processes once a step
         with nullcontext() if synchronise else model.no_sync():
             targets = torch.zeros(sum(len(b) for b in piece["boxes"]), len(text))
             for box, label in piece["labels"].tolist():
@@ -553,3 +611,70 @@ def forward_backward(model: torch.nn.Module, batch: dict, text: Tensor, columns:
             (loss * process.world).backward()                # DDP takes the mean over processes; the loss is a sum
             total += loss.detach()
     return total
+
+
+def gradient_norm(module: torch.nn.Module | torch.nn.Parameter) -> Tensor:
+    """Length of the gradient of a module's parameters, a tensor that may still be computing; 0 without any."""
+    parameters = [module] if isinstance(module, torch.nn.Parameter) else list(module.parameters())
+    norms = [p.grad.norm() for p in parameters if p.grad is not None]
+    return torch.stack(norms).norm() if norms else torch.zeros(())
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """Where a run writes: OUT, or for a rehearsal a folder that vanishes with it."""
+    if args.rehearse:
+        args.out = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, args.out, ignore_errors=True)
+    return Path(args.out)
+
+
+class Rehearsal:
+    """The first steps of the real command, and what a person should look at before the rest.
+
+    `done(...)` is called after every step; once it has printed its lines it answers True.
+    """
+
+    def __init__(self, args: argparse.Namespace, process: Process, model: ovstad.ViCLIP):
+        self.args, self.process, self.model, self.losses, self.batches = args, process, model, [], []
+        self.tau, self.began, self.norms = model.temp.item(), None, {}
+
+    def done(self, batch: GlobalBatch, loss: Tensor, C: int, meter: "Meter") -> bool:
+        """batch: this step's; loss: this process's share; C: the texts that its boxes met."""
+        self.losses.append(self.process.sum(loss.clone()).item())
+        self.batches.append((batch, C))
+        if len(self.losses) == 1:                            # the first step warms up: its time does not count
+            self.norms = {name: gradient_norm(part).item() for name, part in (
+                ("video encoder", self.model.vision_encoder), ("text encoder", self.model.text_encoder),
+                ("tau", self.model.temp))}
+            self.began, self.waited = time.perf_counter(), meter.waited
+        if len(self.losses) < min(REHEARSAL, self.args.iterations):
+            return False
+        if self.process.is_main:
+            self.report(meter)
+        return True
+
+    def report(self, meter: "Meter") -> None:
+        n, args = len(self.losses), self.args
+        seconds = (time.perf_counter() - self.began) / max(n - 1, 1)
+        batches, texts = zip(*self.batches)
+        boxes = sum(b.boxes for b in batches)
+        uniform = 0.5 ** args.gamma * math.log(2) * texts[0]                       # every score 0.5
+        if self.process.device.type == "cuda":
+            memory = f"{torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB of the GPU"
+        else:
+            import resource
+            memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20:.1f} GiB of this process"
+        wait = (meter.waited - self.waited) / max(seconds * (n - 1), 1e-9)
+        print(f"rehearsal of {n} steps; nothing was written\n"
+              f"loss       {self.losses[0]:.2f} at the start, {self.losses[-1]:.2f} now; a uniform guess has {uniform:.2f}   "
+              "(normal: far above it at tau 0.01, falling within the first steps)\n"
+              f"tau        {self.tau:.4f} at the start, {self.model.temp.item():.4f} now   "
+              "(normal: it rises in the warm-up and comes down slowly)\n"
+              f"gradients  {', '.join(f'{name} {norm:.3g}' for name, norm in self.norms.items())} at the start   "
+              "(normal: finite, above 0 where something is trained)\n"
+              f"data       {boxes / n:.1f} boxes a step, {boxes / max(sum(b.boxes_before for b in batches), 1):.0%} of those "
+              f"annotated; {sum(texts) / n:.1f} texts a step, {sum(b.pairs for b in batches) / max(sum(texts), 1):.1f} positives a text; "
+              f"{sum(len(b.bad) for b in batches)} clips unreadable   (normal: 100 % without --crop, none unreadable)\n"
+              f"speed      {args.batch_size / seconds:.1f} clips/s, {wait:.0%} of the time waiting for data; {memory}   "
+              "(normal: below 5 % with enough --workers)\n"
+              f"to go      {seconds * args.iterations / 3600:.1f} hours for {args.iterations:,} steps")

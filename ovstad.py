@@ -32,7 +32,8 @@ from torchvision.ops import roi_align
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROMPT = "a person {}"                           # Section 3.2
 BETA = 0.3                                       # Table 2: 30 % region, 70 % global
-TAU_RANGE = (0.001, 0.5)                         # not in the paper: ViCLIP's own bounds of its temperature
+# not in the paper: ViCLIP's code clamps tau at 0.01 from below only; 0.001 and 0.5 are arguments it never uses
+TAU_RANGE = (0.001, 0.5)
 HUB = {"ViT-B/16": "OpenGVLab/ViCLIP-B-16-hf", "ViT-L/14": "OpenGVLab/ViCLIP-L-14-hf"}
 
 
@@ -328,7 +329,7 @@ class ViCLIP(nn.Module):
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
-        """Keep the learnable tau within ViCLIP's bounds; call it after each optimiser step."""
+        """Keep the learnable tau within TAU_RANGE; call it after each optimiser step."""
         self.temp.clamp_(*TAU_RANGE)
 
     def encode_video(self, video: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,10 @@
-r"""Stage 2, finetuning on base classes: pull each person's fused feature to the prompts of what they do.
+r"""Stage 2, finetuning on base classes: pulls each person's fused feature to the prompts of what they do.
 
-Enter boxes labelled with base classes (Section 3.2), leaves the detector of Tables 5 and 6. The prompts
-of all base classes, "a person {class}", are the texts; the focal loss takes one label a box (UCF101-24)
-or several (AVA). Both encoders are trained unless --freeze-text. The recipe is Section 4.1's: batch 32, 70,000
-iterations, lr 5e-5, stride 1; for AVA batch 8, 140,000 iterations, lr 1e-4, stride 8.
+Trains on boxes labelled with base classes (Section 3.2) and writes the detector of Tables 5 and 6. The
+prompts of all base classes, "a person {class}", are the texts; the focal loss takes one label a box
+(UCF101-24) or several (AVA), Eq. 4. Both encoders are trained unless --freeze-text (the paper freezes the
+text encoder in alignment and does not say for this stage). The recipe is Section 4.1's: SGD, batch 32,
+70,000 iterations, learning rate 5e-5, stride 1; for AVA batch 8, 140,000 iterations, 1e-4, stride 8.
 
     torchrun --nproc_per_node 8 train_finetune.py --weights runs/align/last.pt \
         --dataset ucf101-24 --data DIR --out runs/ucf
@@ -13,16 +14,15 @@ iterations, lr 5e-5, stride 1; for AVA batch 8, 140,000 iterations, lr 1e-4, str
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import data
 import engine
 import ovstad
-from dataclasses import replace
-import numpy as np
-from data import add_dataset_flags, novel_classes, present, read_dataset
 from formats.proposals import add_proposals, read_proposals
 from table import Annotations
 
@@ -31,13 +31,18 @@ UCF_RECIPE = {"batch_size": 32, "iterations": 70_000, "lr": 5e-5, "stride": 1}
 AVA_RECIPE = {"batch_size": 8, "iterations": 140_000, "lr": 1e-4, "stride": 8}
 
 
+# ---------------------------------------------------------------- the data
+
 def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     """Stage 2's sources; `read_finetuning(args)` reads them."""
-    add_dataset_flags(parser, ("ucf101-24", "ava", "csv"))
+    data.add_dataset_flags(parser, ("ucf101-24", "ava", "csv"))
     group = parser.add_argument_group("boxes and classes")
     group.add_argument("--proposals",
                        help="detected boxes to train on beside the annotated ones: a proposals CSV, "
                             "or another detector's file (Section 4.1, on UCF101-24)")
+    group.add_argument("--unmatched", choices=["negative", "drop"], default="negative",
+                       help="proposals that overlap nobody by half: negatives of all classes (the paper does "
+                            "not say), or left out")
     group.add_argument("--score", type=float, default=0.3, help="the lowest score of --proposals to use")
     group.add_argument("--novel", metavar="FILE",
                        help="classes to keep out of training, one a line (default: OV-AVA's 15 with ava, "
@@ -46,21 +51,24 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
 
 def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
     """Stage 2's table, whose texts are the base classes alone, and the names of the novel ones."""
-    table = read_dataset(**vars(args))
-    novel = novel_classes(args.dataset, table.texts, args.novel, args.data or (args.csv and Path(args.csv).parent))
+    table = data.read_dataset(**vars(args))
+    novel = data.novel_classes(args.dataset, table.texts, args.novel, args.data or (args.csv and Path(args.csv).parent))
     base = [i for i, name in enumerate(table.texts) if name not in novel]
     if not base:
         raise ValueError(f"{args.novel or 'novel.txt'}: makes every class of {args.dataset} novel; "
                          "some must be left to train on")
-    place = np.full(len(table.texts) + 1, -1, np.int32)        # text -1, nobody's label, stays -1
-    place[base] = np.arange(len(base))
-    table = table.select((table.text == -1) | (place[table.text] >= 0))
-    table = replace(table, texts=[table.texts[i] for i in base], text=place[table.text],
+    label = np.full(len(table.texts) + 1, -1, np.int32)        # text -1, nobody's label, stays -1
+    label[base] = np.arange(len(base))
+    table = table.select((table.text == -1) | (label[table.text] >= 0))
+    table = replace(table, texts=[table.texts[i] for i in base], text=label[table.text],
                     ids=None if table.ids is None else [table.ids[i] for i in base])
     if args.proposals:
-        table = add_proposals(table, read_proposals(args.proposals, table, args.score))
-    return present(table), novel
+        table = add_proposals(table, read_proposals(args.proposals, table, args.score),
+                              keep_unmatched=args.unmatched == "negative")
+    return data.present(table), novel
 
+
+# ---------------------------------------------------------------- the training
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     recipe = ", ".join(f"--{name.replace('_', '-')} {value:g} (AVA {AVA_RECIPE[name]:g})"
@@ -83,14 +91,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def train(args: argparse.Namespace) -> Path:
-    """Run stage 2 and return the path of its checkpoint."""
+def train(args: argparse.Namespace) -> Path | None:
+    """Run stage 2 and return the path of its checkpoint; None after a rehearsal."""
     process = engine.start_process(args.device)
-    out = Path(args.out)
+    out = engine.output_folder(args)
 
     # data
     annotations, novel = read_finetuning(args)
     classes = annotations.texts
+    if process.is_main:
+        print(f"{len(classes)} base classes: {', '.join(classes)}\n"
+              f"{len(novel)} novel classes, kept out of training: {', '.join(novel) or 'none'}")
     model = engine.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch,
                                crop=args.crop, scale=args.scale, mirror_texts=False)
@@ -108,6 +119,7 @@ def train(args: argparse.Namespace) -> Path:
             text = model.text_encoder(text)                  # (C_b, D), once
     columns = {i: i for i in range(len(classes))}
     meter, bad = engine.Meter(args, process, start), engine.BadClips()
+    rehearsal = engine.Rehearsal(args, process, model) if args.rehearse else None
 
     def save(step: int) -> None:
         if process.is_main:
@@ -118,21 +130,23 @@ def train(args: argparse.Namespace) -> Path:
                 "stride": args.stride, "short_side": args.short_side, "args": engine.plain(args)})
 
     # the loop
-    loader = engine.training_loader(dataset, args, process, start)
-    for step, batch in enumerate(meter.batches(loader), start + 1):
-        shared = process.gather((sum(len(b) for b in batch["boxes"]), len(batch["boxes"]), batch["bad"]))
-        bad.count(sum(clips for _, clips, _ in shared), [reason for *_, reasons in shared for reason in reasons])
+    loader = engine.training_loader(dataset, args, process, start, scale=None if args.crop else args.scale)
+    for step, groups in enumerate(meter.batches(loader), start + 1):
+        batch = engine.gather_batch(process, groups)         # all processes count the same boxes
+        bad.count(batch.clips, batch.bad)
 
-        for group in optimizer.param_groups:
-            group["lr"] = engine.learning_rate(step - 1, args.lr, args.warmup, args.iterations)
+        engine.set_learning_rate(optimizer, step - 1, args)
         optimizer.zero_grad()
-        loss = engine.forward_backward(wrapped, batch, text, columns,                     # Eq. (4)
-                                       sum(boxes for boxes, *_ in shared), args, process)
+        loss = engine.forward_backward(wrapped, groups, text, columns, batch.boxes, args, process)   # Eq. (4)
         optimizer.step()
         model.clamp_temperature()
 
-        meter.update(step, loss, args.batch_size, [dataset.name(place) for place in batch["keyframe"]],
-                     lr=optimizer.param_groups[0]["lr"], tau=model.temp.detach().clone())
+        meter.update(step, loss, args.batch_size,
+                     [dataset.name(index) for group in groups for index in group["keyframe"]],
+                     lr=optimizer.param_groups[0]["lr"], tau=model.temp.detach().clone(),
+                     grad_norm=engine.gradient_norm(model.vision_encoder))
+        if rehearsal and rehearsal.done(batch, loss, len(classes), meter):
+            return None
         if step % args.save_every == 0 and step < args.iterations:
             meter.settle()
             save(step)
@@ -143,7 +157,7 @@ def train(args: argparse.Namespace) -> Path:
 
 def main() -> None:
     path = train(parse_args())
-    if engine.is_main():
+    if path and engine.is_main():
         print(f"stage 2 is done: {path}\nnext: python evaluate.py --ckpt {path}")
 
 

@@ -99,11 +99,12 @@ def write_proposals(path, annotations: Annotations, proposals: Detections) -> No
     os.replace(part, path)
 
 
-def add_proposals(annotations: Annotations, proposals: Detections, iou: float = 0.5) -> Annotations:
+def add_proposals(annotations: Annotations, proposals: Detections, iou: float = 0.5,
+                  keep_unmatched: bool = True) -> Annotations:
     """Training boxes: the ground truth and the proposals, each with the labels of the truth that it overlaps.
 
     A proposal takes every label (and the person) of the box of highest IoU in its keyframe if that is
-    at least `iou`, else none: it becomes a row of text -1.
+    at least `iou`, else none: it becomes a row of text -1, or is left out.
     """
     truth = annotations.select(annotations.text >= 0)
     keys = keyframe_key(truth.video, truth.keyframe)
@@ -118,7 +119,7 @@ def add_proposals(annotations: Annotations, proposals: Detections, iou: float = 
     best_row = np.full(len(key), -1)
     best_row[p[best]] = np.where(overlap[best] >= iou, row[best], -1)
     taken = (best_row[p] >= 0) & (truth.box[row] == truth.box[best_row[p]]).all(axis=1)
-    none = np.flatnonzero(best_row < 0)
+    none = np.flatnonzero((best_row < 0) & keep_unmatched)
 
     p, row = np.concatenate([p[taken], none]), np.concatenate([row[taken], np.full(len(none), -1)])
 

@@ -61,7 +61,7 @@ def train(script, sets, out, *flags):
 @pytest.fixture(scope="module")
 def aligned(sets, tmp_path_factory):
     """A step of stage 1 on both alignment sets."""
-    path, record = train(train_align, sets, tmp_path_factory.mktemp("align"), "--hcstvg", sets / "hcstvg", "--vidstg", sets / "vidstg",
+    path, record = train(train_align, sets, tmp_path_factory.mktemp("align"), "--split", "train", "--hcstvg", sets / "hcstvg", "--vidstg", sets / "vidstg",
                          "--vidor", sets / "vidor")
     assert record["stage"] == "align" and record["step"] == 1
     return path
@@ -73,7 +73,7 @@ def score(checkpoint, out, *flags):
 
 
 def test_alignment_tells_the_sentences_of_both_sets(sets):
-    table = read_alignment(train_align.parse_args(["--hcstvg", str(sets / "hcstvg"), "--vidstg", str(sets / "vidstg"),
+    table = read_alignment(train_align.parse_args(["--split", "train", "--hcstvg", str(sets / "hcstvg"), "--vidstg", str(sets / "vidstg"),
                                                         "--vidor", str(sets / "vidor")]))
     assert table.texts == ["The man walks to the door", "The man opens it", "a child rides a bike."]
     assert np.bincount(table.text).tolist() == [8, 7, 6]     # halves of a tube of 15 frames, and VidSTG's 6

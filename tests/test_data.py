@@ -298,13 +298,24 @@ def test_training_items_follow_from_their_seed_alone_and_swap_left_and_right_whe
     clips = ClipDataset(table, 4, 2, crop=48, scale=(48, 64))
     flips = set()
     for seed in range(12):
-        a, b = clips[0, seed], clips[0, seed]
+        a, b = clips[0, seed, None], clips[0, seed, None]
         assert torch.equal(a["video"], b["video"]) and torch.equal(a["boxes"], b["boxes"]) and torch.equal(a["jitter"], b["jitter"])
         boxes = a["boxes"][a["labels"][a["labels"][:, 1] == clips.texts.index("wave")][:, 0]]
         for box, text in a["labels"].tolist():
             if len(boxes) and clips.texts[text].startswith("point") and torch.equal(a["boxes"][box], boxes[0]):
                 flips.add(clips.texts[text])                 # the waving person points left, or right in a mirrored picture
     assert flips == {"point left", "point right"}
+
+
+def test_training_without_a_crop_keeps_the_whole_frame_and_every_box(table):
+    clips = ClipDataset(table, 4, 2, patch=8)
+    for seed in range(6):
+        item = clips[0, seed, 60]                            # of 96 x 64: 90 x 60, in patches 88 x 64
+        assert item["video"].shape == (4, 3, 56, 88) or item["video"].shape == (4, 3, 64, 88)
+        before = torch.from_numpy(clips.boxes_and_labels(0)[0])
+        mirrored = before[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([1, 0, 1, 0])
+        assert item["boxes_before"] == len(item["boxes"]) == 3
+        assert any(torch.allclose(item["boxes"], boxes, atol=1e-6) for boxes in (before, mirrored))
 
 
 def test_a_mirrored_sentence_becomes_a_text_of_its_own_but_a_class_list_stays_as_it_is(table):
@@ -328,7 +339,7 @@ def test_an_unreadable_clip_is_named_with_its_reason(table, tmp_path):
     (tmp_path / "b.mp4").write_bytes(b"broken")
     packet_index.cache_clear()
     for clips in (ClipDataset(table, 4, 2, short_side=32, patch=8), ClipDataset(table, 4, 2, crop=48, scale=(48, 64))):
-        item = clips[1] if clips.crop is None else clips[1, 0]
+        item = clips[1] if clips.crop is None else clips[1, 0, None]
         assert item["bad"].startswith("b frame 5: ") and "not a video that can be opened" in item["bad"]
         assert collate([item])[0]["bad"] == [item["bad"]]
 

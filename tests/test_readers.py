@@ -777,7 +777,7 @@ def test_alignment_table_is_built_from_any_mix(tmp_path):
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=0)
     add_alignment_flags(parser)
-    everything = ["--hcstvg", tmp_path / "hc", "--vidstg", tmp_path / "vs", "--vidor", tmp_path / "vidor",
+    everything = ["--split", "train", "--hcstvg", tmp_path / "hc", "--vidstg", tmp_path / "vs", "--vidor", tmp_path / "vidor",
                   "--csv", tmp_path / "own" / "a.csv"]
 
     def read(*flags):
@@ -938,7 +938,7 @@ def assert_boxes_hold_the_square(table: data.Annotations, count: int):
     clips = data.ClipDataset(table, frames=1, stride=1, short_side=H, patch=1)
     seen = 0
     for place in range(len(clips)):
-        boxes, _ = clips.boxes_of(place)
+        boxes, _ = clips.boxes_and_labels(place)
         if len(boxes):
             image = clips[place]["video"][0].float().mean(0).numpy()
             x1, y1, x2, y2 = np.round(boxes[0] * [W, H, W, H]).astype(int)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -77,6 +78,49 @@ def test_gradient_accumulation_changes_nothing(world, tmp_path, script):
     whole = run(world, script, tmp_path / "whole", *recipe)
     parts = run(world, script, tmp_path / "parts", *recipe, "--accumulate", "3")
     assert largest_difference(whole, parts) < 1e-5
+
+
+@pytest.fixture(scope="session")
+def mixed(world):
+    """The world's alignment pairs, every other one moved to a film twice as wide as it is high."""
+    rng = np.random.default_rng(0)
+    scenes = [rng.integers(0, 255, (8, 48, 96, 3), np.uint8) for _ in range(24)]
+    toy.write_film(world / "wide.mp4", scenes)
+    header, *rows = (world / "align.csv").read_text().splitlines()
+    moved = [",".join(["wide.mp4", *row.split(",")[1:]]) if i % 2 else row for i, row in enumerate(rows)]
+    (world / "mixed.csv").write_text("\n".join([header, *moved]) + "\n")
+    return world / "mixed.csv"
+
+
+def test_clips_of_two_shapes_in_a_step_are_one_batch_on_one_process_and_on_two(world, mixed, tmp_path):
+    recipe = ["--csv", mixed, "--iterations", "2", "--batch-size", "6", "--lr", "0.001"]
+    one = run(world, train_align, tmp_path / "one", *recipe)
+    subprocess.run(command(world, train_align, tmp_path / "two", *recipe, processes=2), check=True,
+                   env=environment(), capture_output=True)
+    assert largest_difference(one, load(tmp_path / "two" / "last.pt")) < 1e-5
+    pieces = run(world, train_align, tmp_path / "pieces", *recipe, "--accumulate", "6")     # clip by clip
+    assert largest_difference(one, pieces) < 1e-5
+    assert lines(tmp_path / "one")[0]["loss"] == pytest.approx(lines(tmp_path / "two")[0]["loss"], rel=1e-5)
+
+
+def test_a_run_with_two_shapes_that_is_stopped_resumes_to_the_same_bits(world, mixed, tmp_path, monkeypatch):
+    recipe = ["--csv", mixed, "--iterations", "6", "--batch-size", "4", "--save-every", "2", "--lr", "0.001"]
+    whole = run(world, train_align, tmp_path / "whole", *recipe)
+    plain, calls = engine.set_learning_rate, []
+
+    def stop_at_step_4(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        plain(*args)
+
+    monkeypatch.setattr(engine, "set_learning_rate", stop_at_step_4)
+    with pytest.raises(KeyboardInterrupt):
+        run(world, train_align, tmp_path / "stopped", *recipe)
+    monkeypatch.setattr(engine, "set_learning_rate", plain)
+    resumed = run(world, train_align, tmp_path / "stopped", *recipe, "--resume")
+    assert largest_difference(whole, resumed) == 0
+    assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "stopped")]
 
 
 def test_loader_workers_change_no_bit(world, tmp_path):
@@ -189,8 +233,9 @@ def test_alignment_loss_takes_boxes_of_one_sentence_as_positives_of_each_other(w
     import data
     torch.manual_seed(0)
     model = ovstad.load_model(str(world / "start.pth"))[0]
-    dataset = data.ClipDataset(data.read_csv(world / "align.csv"), 4, 2, patch=8, crop=48, scale=(48, 54))
-    batch = data.collate([dataset[item] for item in next(iter(GlobalBatches(len(dataset), 6, 1)))])[0]
+    dataset = data.ClipDataset(data.read_csv(world / "align.csv"), 4, 2, patch=8)
+    items = next(iter(GlobalBatches(len(dataset), 6, 1, scale=(48, 54))))
+    batch = data.collate([dataset[item] for item in items])[0]
     sentences = sorted({dataset.texts[text] for _, text in batch["labels"].tolist()})
     true = {(box, dataset.texts[text]) for box, text in batch["labels"].tolist()}
     with torch.no_grad():
@@ -223,12 +268,60 @@ def test_learning_rate_warms_up_linearly_and_falls_to_zero_as_a_cosine():
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))])
 
 
+def test_learning_rate_in_steps_is_a_tenth_from_five_and_seven_ninths_on_and_constant_stays():
+    rates = [engine.learning_rate(step, 1.0, 10, 900, "step") for step in (0, 9, 499, 500, 699, 700, 899)]
+    assert rates == pytest.approx([0.1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert engine.learning_rate(899, 0.5, 10, 900, "constant") == 0.5
+
+
+@pytest.mark.parametrize("flag, moves", [([], True), (["--tau-lr", "0"], False), (["--tau-lr", "0.5"], True)])
+def test_tau_is_learned_at_the_base_rate_at_its_own_or_kept(world, tmp_path, flag, moves):
+    after = run(world, train_align, tmp_path / "out", "--iterations", "1", "--lr", "1e-6", "--batch-size", "4", *flag)
+    change = abs(after["model"]["temp"].item() - 0.01)
+    assert (change > 1e-8) == moves
+    if flag == ["--tau-lr", "0.5"]:                          # one step of SGD: in proportion to the rate
+        base = run(world, train_align, tmp_path / "base", "--iterations", "1", "--lr", "1e-6", "--batch-size", "4")
+        assert change > 1000 * abs(base["model"]["temp"].item() - 0.01) or after["model"]["temp"].item() == 0.5
+
+
+def test_the_log_shows_tau_and_the_gradient_norm_of_the_video_encoder(world, tmp_path):
+    run(world, train_finetune, tmp_path / "out", "--iterations", "2", "--batch-size", "4")
+    assert all(line["tau"] > 0 and line["grad_norm"] > 0 for line in lines(tmp_path / "out"))
+
+
+def test_a_rehearsal_prints_its_lines_and_writes_nothing(world, tmp_path, capsys):
+    args = flags(world, train_finetune, tmp_path / "out", "--iterations", "5", "--batch-size", "4", "--rehearse")
+    assert train_finetune.train(train_finetune.parse_args(args)) is None
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[-7:]] == ["rehearsal", "loss", "tau", "gradients", "data", "speed", "to"]
+    assert "100% of those annotated" in out and "a uniform guess has 1.56" in out           # 9 log(2) / 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_that_name_a_novel_class_are_left_out_or_refused(world, tmp_path, capsys):
+    (tmp_path / "novel.txt").write_text("waving\nrun\n")
+    out = run(world, train_align, tmp_path / "out", "--iterations", "1", "--batch-size", "4", "--novel", tmp_path / "novel.txt")
+    told = re.search(r"left out (\d+) of (\d+) pairs", capsys.readouterr().err)
+    waving = (world / "align.csv").read_text().count(",waving")
+    assert out["step"] == 1 and int(told[1]) == waving > 0, "'running' does not name 'run'"
+    with pytest.raises(ValueError, match="pairs name a novel class, the first being 'waving'"):
+        run(world, train_align, tmp_path / "no", "--iterations", "1", "--novel", tmp_path / "novel.txt", "--strict")
+
+
 # ---------------------------------------------------------------- the global batches
 
 def test_batches_of_all_processes_together_are_those_of_one():
     one = list(GlobalBatches(10, 6, 5, seed=3))
     shares = [list(GlobalBatches(10, 6, 5, seed=3, rank=rank, world=3)) for rank in range(3)]
     assert one == [sum((share[step] for share in shares), []) for step in range(5)]
+
+
+def test_one_short_side_for_all_clips_of_a_step_whatever_the_processes():
+    one = list(GlobalBatches(10, 6, 40, seed=3, scale=(256, 320)))
+    two = list(GlobalBatches(10, 6, 40, seed=3, rank=1, world=2, scale=(256, 320)))
+    sides = [{side for *_, side in batch} for batch in one]
+    assert all(len(side) == 1 for side in sides) and sides == [{side for *_, side in batch} for batch in two]
+    assert len(set.union(*sides)) > 20 and min(map(min, sides)) >= 256 and max(map(max, sides)) <= 320
 
 
 def test_batches_from_a_later_step_are_those_of_the_whole_run():
@@ -238,8 +331,8 @@ def test_batches_from_a_later_step_are_those_of_the_whole_run():
 def test_every_sample_comes_once_an_epoch_with_a_seed_of_its_own():
     items = [item for batch in GlobalBatches(6, 4, 6) for item in batch]                # 24 places: 4 epochs of 6
     for epoch in range(4):
-        assert sorted(place for place, _ in items[6 * epoch:6 * epoch + 6]) == list(range(6))
-    assert len({seed for _, seed in items}) == 24
+        assert sorted(index for index, _, _ in items[6 * epoch:6 * epoch + 6]) == list(range(6))
+    assert len({seed for _, seed, _ in items}) == 24
 
 
 # ---------------------------------------------------------------- what stops a run, in one line
@@ -338,7 +431,7 @@ def test_mostly_unreadable_videos_stop_the_run(world, tmp_path):
 
 @pytest.mark.parametrize("script, wrong, message", [
     (train_align, ["--fraction", "0"], "--fraction 0"), (train_align, ["--csv", "nothing.csv"], "nothing.csv"),
-    (train_align, ["--weights", "nothing.pt"], "no such weights file"), (train_align, ["--scale", "40", "54"], "MIN not below the crop"),
+    (train_align, ["--weights", "nothing.pt"], "no such weights file"), (train_align, ["--crop", "48", "--scale", "40", "54"], "MIN not below the crop"),
     (train_align, ["--scale", "60", "54"], "expected MIN <= MAX"), (train_align, ["--arch", "ViT-L/14"], "weights tell their own size"),
     (train_finetune, ["--dataset", "ucf101-24", "--csv", "my.csv"], "goes with --dataset csv"),
     (train_align, ["--crop", "50"], "must be a multiple of the patch"), (train_finetune, ["--prompt", "a person"], "write {}"),
