@@ -340,7 +340,7 @@ def test_each_person_is_one_box_however_many_labels_and_follows_the_mirror(tmp_p
     keyframes = detect_humans.Keyframes(data.read_csv(tmp_path / "train.csv"))
     seen = set()
     for seed in range(8):
-        item = keyframes[0, seed]
+        item = keyframes[0, seed, None]
         (x1, y1, x2, y2), = (item["boxes"] * 48).round().int().tolist()
         image = item["image"].float()
         assert image[:, y1 + 2:y2 - 2, x1 + 2:x2 - 2].min() > 200 and image.mean() < 0.15 * 255
