@@ -17,8 +17,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from formats.ava import AVA_60, AVA_SOURCE, OV_AVA_NOVEL, read_ava  # noqa: F401  (handed on, as others below)
-from formats.hcstvg import HCSTVG_SOURCE, read_hcstvg, split_sentences  # noqa: F401
+from formats.hcstvg import HCSTVG_SOURCE, read_hcstvg
 from formats.own import read_csv
+from formats.sentences import split_sentences  # noqa: F401
 from formats.ucf_jhmdb import (GURKIRT, JHMDB_21, MOC, UCF101_24, read_jhmdb_21,  # noqa: F401
                                read_ucf101_24)
 from formats.vidstg import VIDSTG_SOURCE, read_vidstg

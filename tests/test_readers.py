@@ -18,7 +18,7 @@ from PIL import Image
 
 import check_data
 import data
-from data import AVA_60, read_ava, read_csv, split_sentences  # noqa: E402
+from data import AVA_60, read_ava, read_csv  # noqa: E402
 from check_data import samples_of  # noqa: E402
 from formats.ava import AVA_80, AVA_IDS, AVA_TRAIN_COUNTS, AVA_TYPES, ov_ava_novel  # noqa: E402
 from formats.files import load_json, load_pickle, read_label_map, read_list  # noqa: E402
@@ -560,46 +560,6 @@ def test_added_proposals_agree_with_loops_over_boxes():
 
 
 # ---------------------------------------------------------------- HC-STVG
-
-MAN = "The man in the black suit"
-
-
-@pytest.mark.parametrize("description, sentences", [
-    (f"{MAN} walks to the door, opens it and then leaves.", [f"{MAN} walks to the door", f"{MAN} opens it", f"{MAN} leaves"]),
-    ("the man and the woman shake hands", ["the man and the woman shake hands"]),
-    ("The man in the black and white shirt walks over.", ["The man in the black and white shirt walks over"]),
-    ("A woman in a red dress turns around. She walks to the table and picks up a cup.",
-     ["A woman in a red dress turns around", "A woman in a red dress walks to the table", "A woman in a red dress picks up a cup"]),
-    ("The woman with long hair, wearing a white coat, looks at the man and smiles.",
-     ["The woman with long hair, wearing a white coat, looks at the man", "The woman with long hair, wearing a white coat, smiles"]),
-    ("The man who wears a hat walks to the car, opens the door, and gets in.",
-     ["The man who wears a hat walks to the car", "The man who wears a hat opens the door", "The man who wears a hat gets in"]),
-    ("The two men shake hands and walk away.", ["The two men shake hands", "The two men walk away"]),
-    ("The man in blue walks to the woman, and the woman hugs him.", ["The man in blue walks to the woman, and the woman hugs him"]),
-    ("The man hugs the woman, and she smiles.", ["The man hugs the woman, and she smiles"]),
-    ("The man is sitting and talking to the woman.", ["The man is sitting", "The man is talking to the woman"]),
-    ("The man in grey clothes turns his head, then he turns back.",
-     ["The man in grey clothes turns his head", "The man in grey clothes turns back"]),
-    ("The man in black shirt and blue jeans stands up, takes off his glasses and hands them to the woman.",
-     [f"The man in black shirt and blue jeans {x}" for x in ("stands up", "takes off his glasses", "hands them to the woman")]),
-    ("The girl in the skirt holds the boy's hand and slowly walks down the stairs; then she stops.",
-     ["The girl in the skirt holds the boy's hand", "The girl in the skirt slowly walks down the stairs", "The girl in the skirt stops"]),
-    ("The man stands by the window, holding a cup, and talks on the phone.",
-     ["The man stands by the window, holding a cup", "The man talks on the phone"]),
-    ("The woman wearing pants and shoes walks up and down the room.", ["The woman wearing pants and shoes walks up and down the room"]),
-    ("The man walks to the table, the man sits down.", ["The man walks to the table", "the man sits down"]),
-    ("A man walks in and a woman follows him.", ["A man walks in and a woman follows him"]),
-    ("The boy looks left and right, and then runs across the street, but stops in the middle.",
-     ["The boy looks left and right", "The boy runs across the street", "The boy stops in the middle"]),
-    ("The man goes to the bed,bends down and\u00a0kisses  the child .", ["The man goes to the bed", "The man bends down", "The man kisses the child"]),
-    ("Mr. Bean takes the bus and drives away.", ["Mr. Bean takes the bus", "Mr. Bean drives away"]),
-    ("He picks up the phone and says something.", ["He picks up the phone", "He says something"]),
-    ("The old man with a beard.", ["The old man with a beard"]),
-    ("", []),
-])
-def test_description_is_split_into_sentences_of_one_action_with_their_subject(description, sentences):
-    assert split_sentences(description) == sentences
-
 
 def hcstvg_entries():
     tube = [[32, 24, 64, 48]] * 5
