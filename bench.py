@@ -416,15 +416,16 @@ def training_step(bench: Bench, model: ovstad.ViCLIP, stage: int, checkpointing:
     with torch.no_grad():
         words = (model.encode_text(prompts) if stage == 1
                  else ovstad.trim(ovstad.tokenize(prompts)).to(bench.device))
-    args = argparse.Namespace(lr=1e-5, momentum=0.9, weight_decay=1e-7, optimizer="sgd", accumulate=1, gamma=2.0,
-                              beta=ovstad.BETA, amp=amp)
+    args = argparse.Namespace(lr=1e-5, tau_lr=None, momentum=0.9, weight_decay=1e-7, optimizer="sgd", accumulate=1,
+                              batch_size=1, gamma=2.0, beta=ovstad.BETA, amp=amp)
     optimizer = engine.make_optimizer(model, args)
     if compiled:
         model.vision_encoder.compile()
     columns = {i: i for i in range(len(classes))}
 
     def step(batch: dict) -> None:
-        engine.forward_backward(model, batch, words, columns, len(batch["labels"]), args, bench.process)
+        args.batch_size = len(batch["video"])
+        engine.forward_backward(model, [batch], words, columns, len(batch["labels"]), args, bench.process)
         optimizer.step()
         model.clamp_temperature()
         optimizer.zero_grad()

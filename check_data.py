@@ -1,11 +1,8 @@
 """Reads a dataset and says what is in it, what is missing and what is wrong."""
 
 import argparse
-import math
-import os
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -16,7 +13,7 @@ from formats.cvat import import_labels
 from formats.files import parallel
 from metric import frame_map
 from table import Annotations, Detections
-from video import open_video, packet_index
+from video import open_video
 
 
 PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}  # Table 1: sentences and pairs
@@ -65,13 +62,7 @@ def video_fault(job: tuple[str, float, str]) -> str:
     try:
         reader = open_video(file)
         reader.clip(0, frames=1)
-        if unit == "frame":
-            index = (reader.files,) if os.path.isdir(file) else packet_index(file)
-            length, unit = (len(index[0]) if index else math.inf), "frames"
-        elif os.path.isdir(file):
-            length = len(reader.files) / reader.fps
-        else:
-            length = (reader.container.duration or math.inf) / av.time_base
+        length, unit = (len(reader.times), "frames") if unit == "frame" else (reader.duration, unit)
         reader.close()
         return f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}" if last >= length else ""
     except Exception as error:

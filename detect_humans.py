@@ -35,7 +35,7 @@ import ovstad
 from formats.proposals import read_proposals, write_proposals
 from metric import box_report
 from table import Annotations, Detections, make_annotations
-from video import FolderReader, open_video, packet_index
+from video import open_video
 
 DEFAULT = "fasterrcnn_resnet50_fpn_v2"
 # optimiser and learning rate of torchvision's detection recipe, for 16 frames a step; the toy's are ours
@@ -172,7 +172,7 @@ def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[s
     times, unreadable = [], []
     for path in paths:
         try:
-            times.append(np.arange(0, max(last_second(path), 0) + 1e-6, every))
+            times.append(np.arange(0, open_video(path).times[-1] + 1e-6, every))
         except ValueError as error:
             times.append(np.zeros(0))
             unreadable.append(str(error))
@@ -181,19 +181,6 @@ def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[s
     video = np.repeat(np.arange(len(paths)), [len(t) for t in times])
     return make_annotations(paths, [], video, np.concatenate(times), np.zeros((len(video), 4)),
                                  np.full(len(video), -1), unit="second", files=paths), unreadable
-
-
-def last_second(path: str) -> float:
-    """When the last frame of a video comes, in seconds after the first."""
-    reader = open_video(path)
-    if isinstance(reader, FolderReader):
-        return (len(reader.files) - 1) / reader.fps
-    index = packet_index(path)
-    if index is not None:
-        return float((index[0][-1] - index[0][0]) / reader.second)
-    if not reader.container.duration:                        # a bare stream of packets without times
-        raise ValueError(f"{path}: does not say how long it is; put it in an .mp4 first")
-    return reader.container.duration / 1e6 - float(reader.frame / reader.second)
 
 
 def find_people(table: Annotations, detector: nn.Module, folder: Path, key: dict, process: engine.Process,

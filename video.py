@@ -1,4 +1,12 @@
-"""Frames of videos: exactly those that are asked for, from files and from folders of pictures."""
+"""Frames of videos: exactly those that are asked for, from files and from folders of numbered pictures.
+
+A reader knows `times`, when each frame appears, in display order and seconds after the first, and returns
+`frames(indices)`. A clip around a frame is a list of indices, and a second becomes an index by the times.
+Frames are RGB, upright (rotation metadata applied) and scaled while they are converted: short_side is what
+the shorter side becomes (None keeps the size), multiple what both sides are rounded to (the patch).
+As long as clips are asked for in order, each frame is decoded and converted once; `decoded`, `seeks` and
+`converted` count that.
+"""
 
 import functools
 import math
@@ -7,34 +15,36 @@ import re
 
 import av
 import numpy as np
-from PIL import Image
 from av.video.reformatter import VideoReformatter
+from PIL import Image
+
+# decoders that leave out frames to which no other frame refers, and give all others unchanged; AV1's does not
+CAN_SKIP = ("h264", "hevc", "mpeg4")
 
 
-@functools.lru_cache(maxsize=4096)
-def packet_index(path: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Times (pts) of all frames in display order, and those of the key frames, from the packets alone.
+def around(frame_idx: int, frames: int, stride: int) -> np.ndarray:
+    """Indices (T,) of a clip: frame_idx stands at position T // 2, the others `stride` apart."""
+    return frame_idx + (np.arange(frames) - frames // 2) * stride
 
-    Frame i of a full decode is the i-th time. None where packets do not tell: MPEG-4 in AVI packs
-    several frames into a packet, so there frames can only be counted from the start.
-    """
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        if container.format.name == "avi" and stream.codec_context.has_b_frames:
-            return None
-        packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
-    if not packets or any(pts is None for pts, _ in packets):
-        return None
-    pts = np.array([pts for pts, _ in packets], np.int64)
-    keys = np.sort(pts[np.array([key for _, key in packets], bool)])
-    pts.sort()
-    return (pts, keys) if len(np.unique(pts)) == len(pts) else None
 
+def scaled_size(width: int, height: int, short_side: int | None, multiple: int = 1) -> tuple[int, int]:
+    """(width, height) with the shorter side at short_side, the aspect kept, both rounded to the multiple."""
+    scale = short_side / min(width, height) if short_side else 1.0
+    return tuple(max(round(side * scale / multiple), 1) * multiple for side in (width, height))
+
+
+def upright_rgb(frame: av.VideoFrame, width: int, height: int, reformatter: VideoReformatter) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded frame: scaled to width x height, then turned as its rotation metadata says."""
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
+    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), round(frame.rotation / 90) % 4))
+
+
+# ---------------------------------------------------------------- video files
 
 def open_container(path: str, **options):
     """PyAV's container and the video stream of a file or address; ValueError in one line where there is none."""
     try:
-        container = av.open(path, **options)
+        container = av.open(path, metadata_errors="replace", **options)
     except (av.error.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: not a video that can be opened ({error.strerror})") from None
     if not container.streams.video:
@@ -46,158 +56,194 @@ def open_container(path: str, **options):
     return container, container.streams.video[0]
 
 
-def upright_rgb(frame: av.VideoFrame, width: int, height: int, reformatter: VideoReformatter) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded frame: scaled to width x height, then turned as its rotation metadata says."""
-    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
-    return np.rot90(rgb.to_ndarray(), round(frame.rotation / 90) % 4)
+def packets(container, stream):
+    """The packets of the video stream, as far as the file can be read."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:                                   # PyAV meets a stream that a damaged .ts makes up
+            continue
+        except av.error.FFmpegError:
+            return
+
+
+@functools.lru_cache(maxsize=4096)
+def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Times of all frames in display order, and of the key frames, in the stream's unit, from the packets alone.
+
+    Frame i of a full decode appears at the i-th time. Where packets do not tell (bare streams, B-frames
+    in AVI), frames can only be counted from the start: the times are 0, 1, 2, ..., the key frames None.
+    """
+    container, stream = open_container(path)
+    with container:
+        untold = container.format.name == "avi" and stream.codec_context.has_b_frames
+        found = [(p.pts, p.is_keyframe) for p in packets(container, stream) if p.size and not p.is_discard]
+    if not found:
+        raise ValueError(f"{path}: no frame can be decoded")
+    times = {time for time, _ in found}
+    if untold or None in times or len(times) < len(found):
+        return np.arange(len(found)), None
+    first = min((time for time, is_key in found if is_key), default=min(times))
+    keys = np.array(sorted(time for time, is_key in found if is_key) or [first])
+    return np.array(sorted(time for time in times if time >= first)), keys      # none before a key frame is decoded
+
+
+def refuse_outside(path: str, seconds: float) -> None:
+    """ValueError where a clip is asked for more than a second before the start (negative) or beyond the end."""
+    if abs(seconds) > 1:
+        side = "beyond its end" if seconds > 0 else "before its start"
+        raise ValueError(f"{path}: a clip is asked for {abs(seconds):.1f} s {side}; is it the right file, and whole?")
 
 
 class VideoReader:
-    """Clips of one video file, each frame decoded and scaled once as long as clips are asked for in order.
-
-    short_side: scale frames while converting them, so that the shorter side has that many pixels; None
-    keeps the size. multiple: round both sides to multiples of it (the patch). Frames come upright (rotation
-    metadata applied), RGB, uint8. `decoded`, `seeks` and `converted` count the work done.
-    """
+    """Frames of one video file. A position in it is a time in the stream's unit, or a count of frames."""
 
     def __init__(self, path: str, short_side: int | None = None, multiple: int = 1):
         self.path, self.short_side, self.multiple = path, short_side, multiple
         self.decoded = self.seeks = self.converted = 0
-        self._open()
-        stream, rate = self.stream, self.stream.average_rate or self.stream.guessed_rate or 25
-        self.second = 1 / stream.time_base                   # one second, in the stream's units
-        self.frame = self.second / rate                      # one frame, on average
-        self.start = stream.start_time or 0
         self.reformatter = VideoReformatter()
+        self._open()
+        self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 25)
+        self.start, self.second = self.stream.start_time or 0, float(1 / self.stream.time_base)
+        self.keys: np.ndarray | None = None                  # positions of key frames; None if they are not known
+        self.counted = False                                 # positions are counts
+        self.low = self.needed = -math.inf                   # frames from `low` on are in the buffer, and
+                                                             # those before `needed` may be left undecoded
 
     def _open(self) -> None:
         self.container, self.stream = open_container(self.path)
         self.stream.codec_context.thread_count = 1           # loader workers are the parallelism
-        self.frames, self.needed = self._decoded(), -math.inf
-        self.buffer: list[tuple] = []                        # (position, frame), decoded and perhaps wanted again
-        self.pixels: dict = {}                               # position -> RGB, converted and perhaps wanted again
-        self.from_start, self.ended, self.count = True, False, 0
+        self._restart()
+
+    def _restart(self) -> None:
+        self.decoder, self.count, self.ended = self._decode(), 0, False
+        self.buffer: list[tuple] = []                        # (position, frame) in display order, without gaps
+        self.pixels: dict = {}                               # position -> RGB of those that were asked for
 
     def close(self) -> None:
         self.container.close()
 
+    @property
+    def times(self) -> np.ndarray:
+        """When each frame appears, (frames,) float64 seconds after the first."""
+        at, keys = packet_index(self.path)
+        return (at - at[0]) / (self.rate if keys is None else self.second)
+
+    @property
+    def duration(self) -> float:
+        """Seconds; nothing is read for it where the container tells."""
+        return self.container.duration / av.time_base if self.container.duration else self.times[-1] + 1 / self.rate
+
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        """(T, H, W, 3) uint8: the frames at 0-based indices (T,); beyond the ends the first or last one."""
+        at, self.keys = packet_index(self.path)
+        self.counted = self.keys is None
+        positions = at[np.clip(indices, 0, len(at) - 1)]
+        return self._on_screen(positions, -math.inf if self.counted else positions.min())
+
     def clip(self, frame_idx: int, frames: int = 8, stride: int = 1) -> np.ndarray:
-        """(T, H, W, 3) uint8: frame_idx (0-based, display order) at place T // 2.
+        """The frames (T, H, W, 3) `stride` apart, of which frame_idx stands at position T // 2."""
+        refuse_outside(self.path, (frame_idx - np.clip(frame_idx, 0, len(self.times) - 1)) / self.rate)
+        return self.frames(around(frame_idx, frames, stride))
 
-        The ends are repeated beyond the video.
+    def clip_at(self, second: float, frames: int = 8, stride: int = 1, rate: float | None = None) -> np.ndarray:
+        """As clip(), around the frame that is on screen `second` seconds after the first one.
+
+        rate: the clip has the frames on screen stride / rate seconds apart, whatever the video's own rate.
         """
-        wanted = frame_idx + (np.arange(frames) - frames // 2) * stride
-        index = packet_index(self.path)
-        if index is None:                                    # positions are counts
-            wanted = np.maximum(wanted, 0)
-            window = self._window(int(wanted[0]), int(wanted[-1]), ordinal=True)
-        else:                                                # positions are times
-            pts, keys = index
-            wanted = pts[np.clip(wanted, 0, len(pts) - 1)]
-            window = self._window(int(wanted[0]), int(wanted[-1]), keys)
-        position = np.array([position for position, _ in window])
-        return self._convert([window[max(i, 0)] for i in np.searchsorted(position, wanted, "right") - 1])
+        by_time = rate and self.container.duration and self.container.format.name != "avi"     # that may have no times
+        refuse_outside(self.path, min(second, 0) if by_time else second - np.clip(second, 0, self.times[-1]))
+        if not rate:
+            return self.clip(max(np.searchsorted(self.times, second + 1e-6, "right") - 1, 0), frames, stride)
+        seconds = second + around(0, frames, stride) / rate + 0.0005           # Matroska rounds times to milliseconds
+        if not by_time:
+            return self.frames(np.searchsorted(self.times, seconds, "right") - 1)
+        # an index of all frames would read the whole of a film of hours; no frame of one lasts a second
+        positions = self.start + np.maximum(seconds, 0) * self.second
+        return self._on_screen(positions, positions.min() - self.second)
 
-    def clip_at(self, second: float, frames: int = 8, stride: int = 1) -> np.ndarray:
-        """As clip(), around the frame that is on screen `second` seconds after the video's first frame."""
-        if self.stream.codec_context.has_b_frames and self.container.format.name == "avi":
-            last = self.stream.frames - 1 if self.stream.frames else math.inf
-            return self.clip(min(math.floor(second * self.second / self.frame + 1e-6), last), frames, stride)
-        target = self.start + second * self.second
-        before, after = frames // 2 * stride, (frames - 1 - frames // 2) * stride
-        margin = 1.1
-        # frames may be spaced unevenly: look further if too few
-        while True:
-            low = target - margin * (before + 1) * self.frame
-            window = self._window(low, target + margin * (after + 1) * self.frame)
-            if not self.from_start:                          # before low, not every frame was decoded
-                window = [entry for entry in window if entry[0] >= low]
-            centre = sum(position <= target for position, _ in window) - 1
-            if ((centre >= before or self.from_start) and (centre + after < len(window) or self.ended)):
-                wanted = np.clip(max(centre, 0) + np.arange(-before, after + 1, stride), 0, len(window) - 1)
-                return self._convert([window[i] for i in wanted])
-            margin *= 2
-
-    def _window(self, low, high, keys: np.ndarray | None = None, ordinal: bool = False) -> list[tuple]:
-        """The frames on screen from position low to high, in display order, in one pass of the decoder."""
-        last = self.buffer[-1][0] if self.buffer else None
-        if last is None or (max(self.buffer[0][0], self.needed) > low and not self.from_start):
-            seek = last is not None or low > self.start
-        elif low <= last or self.ended or ordinal:
-            seek = False
-        elif keys is not None:                               # go on decoding unless a key frame lies on the way
-            seek = np.searchsorted(keys, low, "right") > np.searchsorted(keys, last, "right")
-        else:
-            seek = low - last > self.second
-        self.needed = -math.inf if ordinal else low
+    def _on_screen(self, positions: np.ndarray, needed: float) -> np.ndarray:
+        """(T, H, W, 3): the frames on screen at positions (T,), in one pass of the decoder."""
+        low, high = positions.min(), positions.max()
+        seek = self._must_seek(low)
+        self.low, self.needed = low, needed
         if seek:
-            self._seek(low, ordinal)
-        self._forget(low)
+            self._seek(low)
         while not self.ended and (not self.buffer or self.buffer[-1][0] < high):
-            self._decode(ordinal)
-            self._forget(low)
+            self._decode_one()
         if not self.buffer:
             raise ValueError(f"{self.path}: no frame can be decoded")
-        return list(self.buffer)
+        if self.ended:                                       # a damaged file ends where the decoder says
+            beyond = max(positions[len(positions) // 2] - self.buffer[-1][0], 0)
+            refuse_outside(self.path, beyond / (self.rate if self.counted else self.second))
+        index = np.searchsorted([position for position, _ in self.buffer], positions, "right") - 1
+        return np.stack([self._rgb(*self.buffer[max(i, 0)]) for i in index])
 
-    def _seek(self, low, ordinal: bool) -> None:
-        """Put the decoder at the key frame before position low, or at the start."""
-        back = 0
-        while not ordinal and low - back > self.start:
+    def _must_seek(self, low: float) -> bool:
+        """Whether position `low` lies behind the decoder, or so far ahead that a seek is shorter."""
+        last = self.buffer[-1][0] if self.buffer else self.start
+        if low < self.low:
+            return True
+        if low <= last or self.ended or self.counted:
+            return False
+        if self.keys is None:
+            return low - last > self.second
+        return np.searchsorted(self.keys, low, "right") > np.searchsorted(self.keys, last, "right")
+
+    def _seek(self, low: float) -> None:
+        """Put the decoder at the key frame before position `low`, or at the start."""
+        back = 0.0
+        while not self.counted and low - back > self.start:
             self.seeks += 1
             try:
                 self.container.seek(int(low - back), stream=self.stream, backward=True)
             except av.error.FFmpegError:
                 break                                        # not seekable: from the start
-            self.buffer, self.pixels, self.from_start, self.ended = [], {}, False, False
-            self.frames = self._decoded()
-            self._decode(ordinal)
+            self._restart()
+            self._decode_one()
             if self.buffer and self.buffer[0][0] <= low:
                 return
-            back = max(2 * back, float(self.second))         # some containers land late: further back
+            back = max(2 * back, self.second)                # some containers land late: further back
         self.close()
         self._open()
 
-    def _decoded(self):
-        """Frames in display order.
-
-        Before the position that is `needed`, those that no other frame refers to are skipped.
-        """
-        for packet in self.container.demux(self.stream):
-            skip = packet.pts is not None and packet.pts < self.needed
-            self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
-            self.from_start &= not skip
+    def _decode(self):
+        """Frames in display order, without those before `needed` to which no other frame refers."""
+        codec = self.stream.codec_context
+        can_skip = codec.name in CAN_SKIP
+        for packet in packets(self.container, self.stream):
+            if can_skip:
+                skip = packet.pts is not None and packet.pts < self.needed
+                codec.skip_frame = "NONREF" if skip else "DEFAULT"
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError:                # a damaged packet costs its own frames
+            except av.error.FFmpegError:                     # a damaged packet costs its own frames
                 continue
             yield from frames
 
-    def _decode(self, ordinal: bool) -> None:
-        try:
-            frame = next(self.frames)
-        except (StopIteration, av.error.FFmpegError):        # the end, or a file that cannot be read further
+    def _decode_one(self) -> None:
+        """Append the next frame to the buffer and drop those that have left the screen at `low`."""
+        frame = next(self.decoder, None)
+        if frame is None:
             self.ended = True
             return
-        position = self.count if ordinal else frame.pts
+        position = self.count if self.counted else frame.pts
         self.decoded, self.count = self.decoded + 1, self.count + 1
         if position is not None:
             self.buffer.append((position, frame))
-
-    def _forget(self, low) -> None:
-        """Drop frames that have left the screen at position low."""
-        while len(self.buffer) > 1 and self.buffer[1][0] <= low:
+        while len(self.buffer) > 1 and self.buffer[1][0] <= self.low:
             self.pixels.pop(self.buffer.pop(0)[0], None)
-            self.from_start = False
 
-    def _convert(self, chosen: list[tuple]) -> np.ndarray:
-        for position, frame in chosen:
-            if position not in self.pixels:
-                size = scaled_size(frame.width, frame.height, self.short_side, self.multiple)
-                self.pixels[position] = upright_rgb(frame, *size, self.reformatter)
-                self.converted += 1
-        return np.stack([self.pixels[position] for position, _ in chosen])
+    def _rgb(self, position: float, frame: av.VideoFrame) -> np.ndarray:
+        if position not in self.pixels:
+            size = scaled_size(frame.width, frame.height, self.short_side, self.multiple)
+            self.pixels[position] = upright_rgb(frame, *size, self.reformatter)
+            self.converted += 1
+        return self.pixels[position]
 
+
+# ---------------------------------------------------------------- folders of frames
 
 @functools.lru_cache(maxsize=4096)
 def numbered_frames(folder: str) -> list[str]:
@@ -214,24 +260,31 @@ def numbered_frames(folder: str) -> list[str]:
 
 
 class FolderReader:
-    """VideoReader's twin for a folder of numbered frames; `fps` places seconds (AVA's frames: 30)."""
+    """VideoReader's twin for a folder of numbered frames, 30 of them a second, as AVA's are cut."""
 
-    def __init__(self, path: str, short_side: int | None = None, multiple: int = 1, fps: float = 30.0):
-        self.path, self.short_side, self.multiple, self.fps = path, short_side, multiple, fps
+    rate = 30.0
+
+    def __init__(self, path: str, short_side: int | None = None, multiple: int = 1):
+        self.path, self.short_side, self.multiple = path, short_side, multiple
         self.files = numbered_frames(path)
         self.decoded = self.seeks = self.converted = 0
+        self.times, self.duration = np.arange(len(self.files)) / self.rate, len(self.files) / self.rate
         self.pixels: dict = {}
 
     def close(self) -> None:
         self.pixels.clear()
 
-    def clip(self, frame_idx: int, frames: int = 8, stride: int = 1) -> np.ndarray:
-        wanted = np.clip(frame_idx + (np.arange(frames) - frames // 2) * stride, 0, len(self.files) - 1).tolist()
+    def frames(self, indices: np.ndarray) -> np.ndarray:
+        wanted = np.clip(indices, 0, len(self.files) - 1).tolist()
         self.pixels = {i: self.pixels[i] if i in self.pixels else self._read(i) for i in sorted(set(wanted))}
         return np.stack([self.pixels[i] for i in wanted])
 
-    def clip_at(self, second: float, frames: int = 8, stride: int = 1) -> np.ndarray:
-        return self.clip(round(second * self.fps), frames, stride)
+    def clip(self, frame_idx: int, frames: int = 8, stride: int = 1) -> np.ndarray:
+        refuse_outside(self.path, (frame_idx - np.clip(frame_idx, 0, len(self.files) - 1)) / self.rate)
+        return self.frames(around(frame_idx, frames, stride))
+
+    def clip_at(self, second: float, frames: int = 8, stride: int = 1, rate: float | None = None) -> np.ndarray:
+        return self.clip(round(second * self.rate), frames, stride)            # a stride of AVA is one of ours
 
     def _read(self, index: int) -> np.ndarray:
         self.decoded, self.converted = self.decoded + 1, self.converted + 1
@@ -244,11 +297,7 @@ class FolderReader:
             raise ValueError(f"{self.files[index]}: not a picture that can be read ({error})") from None
 
 
-def scaled_size(width: int, height: int, short_side: int | None, multiple: int = 1) -> tuple[int, int]:
-    """(width, height) with the shorter side at short_side, the aspect kept, both rounded to the multiple."""
-    scale = short_side / min(width, height) if short_side else 1.0
-    return tuple(max(round(side * scale / multiple), 1) * multiple for side in (width, height))
-
+# ---------------------------------------------------------------- either
 
 def open_video(path: str, short_side: int | None = None, multiple: int = 1) -> VideoReader | FolderReader:
     """A reader for a video file or a folder of numbered frames."""
@@ -262,7 +311,7 @@ def read_clip(video: str, frame_idx: int, frames: int = 8, stride: int = 1,
               short_side: int | None = None) -> np.ndarray:
     """(T, H, W, 3) uint8 RGB frames of a video file or folder, `stride` apart, in display order.
 
-    The 0-based frame_idx stands at place T // 2; beyond the ends the first or last frame repeats.
+    The 0-based frame_idx stands at position T // 2; beyond the ends the first or last frame repeats.
     """
     reader = open_video(video, short_side)
     try:

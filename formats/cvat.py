@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from formats.files import load_json, replacing
-from video import numbered_frames, open_container, open_video, packet_index
+from video import open_video
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
 LARGEST = 512 * 2 ** 20                                      # bytes of a file that is read
@@ -220,14 +220,8 @@ def entry_at(entries: list[Entry], frame: int) -> Entry | None:
 
 def frame_seconds(path: str, fps: float = 30) -> np.ndarray:
     """When each frame of a video, or of a folder at `fps`, appears: (frames,) seconds after the first."""
-    if os.path.isdir(path):
-        return np.arange(len(numbered_frames(path))) / fps
-    container, stream = open_container(path)
-    with container:
-        index, second = packet_index(path), float(stream.time_base)
-        if index is None:                                    # frames can only be counted
-            return np.arange(stream.frames) / float(stream.average_rate or 25)
-        return (index[0] - (stream.start_time or 0)) * second
+    times = open_video(path).times
+    return np.arange(len(times)) / fps if os.path.isdir(path) else times
 
 
 def picture_size(path: str) -> tuple[int, int]:
