@@ -1,33 +1,30 @@
-"""Evaluation: scored boxes against annotated ones, as the official tools of the benchmarks do it.
+"""Evaluation: scores boxes on a benchmark and prints frame mAP for base, novel and all classes.
 
-Enter detections, one row a (box, class) pair, and the ground truth as the one table of data.py.
-Leave frame mAP at IoU 0.5 for base, novel and all classes (the paper's Tables 2 to 6), under one of
-two protocols: `ava`, the ActivityNet evaluator's (greedy argmax matching, precision envelope), or
-`act`, that of ACT and MOC for UCF101-24 and JHMDB-21 (a matched person is removed, pixel-inclusive
-IoU, trapezoid area). Beyond the paper: video mAP over linked tubes, and how well the boxes alone
-find the people. A saved predictions file of any system is scored without a model:
+Either a checkpoint is run on the keyframes of a benchmark, with a detector's proposals, or a saved
+predictions file of any system is scored without a model. The metrics are those of the benchmarks' official
+tools (metric.py): protocol `ava` is ActivityNet's evaluator, `act` is ACT's and MOC's for UCF101-24 and
+JHMDB-21. The results are the rows of the paper's Tables 2 to 6.
 
     python evaluate.py --ckpt runs/ucf101-24/last.pt --proposals boxes.csv       # a checkpoint on its benchmark
+    python evaluate.py --ckpt ViT-B/16 --benchmark ucf-jhmdb --beta 0            # zero-shot: official weights
     python evaluate.py --predictions P.csv --ground-truth ava_val_v2.2.csv --label-map M.pbtxt
     python evaluate.py --predictions P.csv --ground-truth UCF101v2-GT.pkl --protocol ava act
 
-Ranking is by score alone and any real number will do. Equal scores keep the order of their rows
-(the official tools sort unstably there, so that their result depends on the machine).
+A checkpoint's predictions are written in AVA's layout, with logits as scores: only their order counts.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
 import sys
-import zlib
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
+import torch.nn.functional as F
 
 import data
 import engine
@@ -37,16 +34,15 @@ from formats.files import read_label_map, replacing
 from formats.predictions import (LAYOUT, read_excluded, read_ground_truth, read_novel,
                                  read_predictions, write_predictions)
 from formats.proposals import read_proposals
-from formats.ucf_jhmdb import read_act_pickle
-from metric import (box_report, check_protocol, check_tubes, distinct_boxes, frame_map, mean_of,
-                    summarise, video_map)
-from table import Annotations, Detections, keyframe_key, make_annotations
+from formats.ucf_jhmdb import JHMDB_21, read_act_pickle
+from metric import check_protocol, check_tubes, frame_map, mean_of, people_of, summarise, video_map
+from table import Annotations, Detections, make_annotations
 
 
 # ---------------------------------------------------------------- what it says
 
 def print_table(result: dict) -> None:
-    """Protocol, counts and what was left out; each class; the three means. AP in per cent."""
+    """Prints protocol, counts, what was left out, each class and the three means. AP in per cent."""
     entries = result["classes"]
     missing = [entry["name"] for entry in entries if not entry["gt"]]
     print(f"frame mAP  protocol {result['protocol']}  iou {result['iou']:g}  "
@@ -60,6 +56,9 @@ def print_table(result: dict) -> None:
     for reason, count in result["left_out"].items():
         if count:
             print(f"left out: {count} predictions {reason}")
+    if result["false_on_empty_keyframes"]:
+        print(f"false detections {result['false']}, of which {result['false_on_empty_keyframes']} "
+              "on keyframes without annotated people")
     more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
     print(f"classes {len(entries) - len(missing)} of {len(entries)} counted"
           + (f"; without ground truth: {', '.join(missing[:5])}{more}" if missing else ""))
@@ -69,6 +68,17 @@ def print_table(result: dict) -> None:
         print(f"{entry['id']:>5}  {entry['name']:<{width}}  {entry['split'] or '':<5}  {percent(entry['ap']):>6}  "
               f"{entry['gt']:>8}  {entry['predictions']:>11}")
     print("mAP  " + means(result["mean_ap"]))
+
+
+def say(line: str) -> None:
+    """A note on stderr, once, of all processes."""
+    if engine.is_main():
+        print(line, file=sys.stderr)
+
+
+def beta_text(beta: float) -> str:
+    """0, 0.3, 1: as many digits as tell two betas apart."""
+    return repr(float(beta)).removesuffix(".0")
 
 
 def percent(value: float | None) -> str:
@@ -91,11 +101,6 @@ def mean_and_spread(results: list[dict]) -> dict:
                        for split, values in rows.items()}}
 
 
-def print_boxes(report: dict) -> None:
-    print(f"boxes alone  people {report['boxes']}  proposals {report['proposals']}  "
-          f"recall {percent(report['recall'])}  AP {percent(report['ap'])}")
-
-
 def print_video_map(result: dict) -> None:
     print("video mAP  " + "  ".join(f"@{key} {percent(value)}" for key, value in result["map"].items())
           + f"  tubes {result['tubes']}  ground truth {result['gt']}  min length {result['min_length']} frames")
@@ -115,68 +120,113 @@ def write_json(path, results: dict | list[dict]) -> None:
         file.write("\n")
 
 
-# ---------------------------------------------------------------- a checkpoint's scores of a benchmark
+# ---------------------------------------------------------------- the sets of a benchmark
 
 @dataclass
 class TestSet:
     """One test set of a benchmark: its truth, the boxes to score, and which of its classes are novel."""
 
     name: str
-    truth: Annotations
+    truth: Annotations            # of the test videos of all splits
+    splits: dict[int, np.ndarray]                            # split -> indices of its videos (k,); {} for one without
     proposals: Detections
     novel: list[str]
     boxes_from: str               # where the proposals come from, for the report
     min_score: float | None       # the lowest score of a proposal that was used
-    protocol: str                 # the default one
 
 
 BENCHMARKS = ("ucf-jhmdb", "ov-ava", "csv")
+BENCHMARK_OF = {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}     # of a model trained on that set
 PROTOCOL = {"ucf-jhmdb": "act", "ov-ava": "ava", "csv": "ava"}      # what the papers of each benchmark use
 MIN_SCORE = {"ucf-jhmdb": 0.3, "ov-ava": 0.8, "csv": 0.0}           # Section 4.1: proposals above this score
+ZERO_SHOT_STRIDE = 8              # weights that were not finetuned: "8 x 8" in Tables 5 and 6, on both benchmarks
 
 
-def read_benchmark(args: argparse.Namespace, record: dict, path: str) -> list[TestSet]:
-    """The test sets of a benchmark; what the flags leave open, the record of the checkpoint at `path` tells."""
+def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[str, list[TestSet]]:
+    """A benchmark and its test sets; what the flags leave open, the record of the checkpoint tells."""
     trained = dict(record.get("args", {}))
     from_file = trained.get("csv") and not trained.get("data") and trained.get("dataset", "csv") == "csv"
     if from_file and (Path(trained["csv"]).parent / "test.csv").is_file():
         # trained on a CSV with a test set beside it
         trained |= {"dataset": "csv", "data": str(Path(trained["csv"]).parent)}
-    trained_on = trained.get("dataset")
-    benchmark = args.benchmark or {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}.get(trained_on)
+    benchmark = args.benchmark or BENCHMARK_OF.get(trained.get("dataset"))
     if benchmark is None:
-        raise ValueError(f"{path}: was not finetuned, so it names no benchmark; give --benchmark "
+        raise ValueError(f"{ckpt}: was not finetuned, so it names no benchmark; give --benchmark "
                          f"{'|'.join(BENCHMARKS)}")
-    same = benchmark == {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava"}.get(trained_on, trained_on)
-    folder = args.data or (trained.get("data") if same else None)
-    sets = []
+    if args.split and benchmark != "ucf-jhmdb":
+        raise ValueError(f"--split {args.split[0]}: {benchmark} has no splits; they are JHMDB-21's, of ucf-jhmdb")
+    folder = args.data or (trained.get("data") if BENCHMARK_OF.get(trained.get("dataset")) == benchmark else None)
+    sets = []                                                # (name, truth, splits, novel classes, folder)
     if benchmark == "ucf-jhmdb":
         ucf = data.read_dataset("ucf101-24", folder, "test")
-        sets.append(("UCF101-24", ucf, [], folder or "data/ucf101-24"))
-        for split in args.split:
-            jhmdb = data.read_dataset("jhmdb-21", args.jhmdb, "test", part=split)
-            sets.append((f"JHMDB-21 split {split}", jhmdb, jhmdb.texts, args.jhmdb))
+        jhmdb, splits = read_splits(lambda split: data.read_dataset("jhmdb-21", args.jhmdb, "test", part=split),
+                                    args.split)
+        sets = [("UCF101-24", ucf, {}, [], folder or "data/ucf101-24"),
+                ("JHMDB-21", jhmdb, splits, jhmdb.texts, args.jhmdb)]
     elif benchmark == "ov-ava":
         ava = data.read_dataset("ava", folder, "test", version=args.version)
-        sets.append(("AVA", ava, data.novel_classes("ava", ava.texts, args.novel), folder or "data/ava"))
+        sets = [("AVA", ava, {}, data.novel_classes("ava", ava.texts, args.novel), folder or "data/ava")]
     else:
         own = data.read_dataset("csv", folder, "test", csv=args.csv)
         base = record.get("base") or own.texts
-        named = data.novel_classes("csv", own.texts, args.novel, folder)
-        sets.append(("csv", own, named or [name for name in own.texts if name not in base], folder or "data/csv"))
+        novel = (data.novel_classes("csv", own.texts, args.novel, folder)
+                 or [name for name in own.texts if name not in base])
+        sets = [("csv", own, {}, novel, folder or "data/csv")]
 
     min_score = MIN_SCORE[benchmark] if args.score is None else args.score
     result = []
-    for i, (name, truth, novel, beside) in enumerate(sets):
+    for i, (name, truth, splits, novel, beside) in enumerate(sets):
         path = (args.proposals[min(i, len(args.proposals) - 1)] if args.proposals
                 else boxes_beside(beside, benchmark))
         if path == "ground-truth":
-            proposals, source, threshold = annotated_people(truth), "ground truth", None
-        else:
-            proposals = read_proposals(path, truth, min_score)
-            source, threshold = path, min_score
-        result.append(TestSet(name, truth, proposals, novel, source, threshold, PROTOCOL[benchmark]))
-    return result
+            result.append(TestSet(name, truth, splits, annotated_people(truth), novel, "ground truth", None))
+            continue
+        everything = read_proposals(path, truth)
+        proposals = everything.select(everything.score >= min_score)
+        if not len(proposals):
+            raise ValueError(f"{path}: no box of score {min_score:g} or more on a keyframe of {name}; "
+                             "give a lower --score")
+        without = np.setdiff1d(truth.video, everything.video)
+        if len(without):
+            say(f"{name}: {len(without)} of {len(np.unique(truth.video))} videos have no row in {path}, such as "
+                f"{truth.videos[without[0]]}; whoever is in them is missed")
+        result.append(TestSet(name, truth, splits, proposals, novel, path, min_score))
+    return benchmark, result
+
+
+def read_splits(read, wanted: list[int] | None) -> tuple[Annotations, dict[int, np.ndarray]]:
+    """The test videos of the wanted splits of a set as one table, and of each split the indices of its videos.
+
+    read: the table of one split. None wanted: the three of JHMDB-21, or as many as are there, as the paper
+    names none; of any other set the first. Splits share videos: here each is listed once.
+    """
+    tables = {split: read(split) for split in wanted or [1]}
+    if wanted is None and tables[1].texts == JHMDB_21:
+        for split in (2, 3):
+            try:
+                tables[split] = read(split)
+            except ValueError:                               # a file of fewer splits
+                break
+    if len(tables) == 1:
+        (split, table), = tables.items()
+        return table, {split: np.arange(len(table.videos))}
+    first = {}                                               # video -> its table, and its index there
+    for table in tables.values():
+        for index, video in enumerate(table.videos):
+            first.setdefault(video, (table, index))
+    videos = {video: index for index, video in enumerate(first)}
+    splits, parts = {}, []
+    for split, table in tables.items():
+        index = np.array([videos[video] for video in table.videos], np.int32)
+        own = np.array([first[video][0] is table for video in table.videos], bool)[table.video]
+        splits[split] = index
+        parts.append([index[table.video[own]], *(getattr(table, name)[own]
+                                                 for name in ("keyframe", "box", "text", "person"))])
+    video, keyframe, box, text, person = map(np.concatenate, zip(*parts))
+    table = tables[min(tables)]
+    return make_annotations(videos, table.texts, video, keyframe, box, text, person, unit="frame", ids=table.ids,
+                            files=[t.files[i] for t, i in first.values() if t.files],
+                            size=np.array([t.size[i] for t, i in first.values()])), splits
 
 
 def boxes_beside(folder: str, benchmark: str) -> str:
@@ -198,261 +248,230 @@ def boxes_beside(folder: str, benchmark: str) -> str:
 
 def annotated_people(truth: Annotations) -> Detections:
     """The distinct annotated boxes of each keyframe, as if a detector had found them all."""
-    rows = np.flatnonzero(truth.box.any(axis=1))
-    keys = keyframe_key(truth.video, truth.keyframe)[rows]
-    _, first = np.unique(np.column_stack([keys, truth.box[rows]]), axis=0, return_index=True)
-    rows = rows[np.sort(first)]
+    rows = people_of(truth)
     return Detections(truth.video[rows], truth.keyframe[rows], truth.box[rows].astype(np.float32),
-                          np.ones(len(rows), np.float32))
+                      np.ones(len(rows), np.float32))
 
 
-class ChunksInOrder(torch.utils.data.IterableDataset):
-    """Batches of test clips: each loader worker takes every W-th chunk of keyframes and reads it in order.
+# ---------------------------------------------------------------- a checkpoint's scores
 
-    In order, so that keyframes that are close together share their decoded frames.
+def score_boxes(model: ovstad.ViCLIP, clips: data.ClipDataset, f_text: torch.Tensor, betas: list[float],
+                folder: Path, key: dict, args: argparse.Namespace, process: engine.Process) -> dict:
+    """Logits of all boxes of a table for all betas; every keyframe with boxes goes through the encoder once.
+
+    All processes work together, and an interrupted run goes on (engine.run_chunks). On process 0: n boxes,
+    sorted by keyframe: row (n,) of the table with that video and keyframe, box (n, 4), logits (n, betas, C),
+    norm (n, 2) of f^R and f^G; and `bad`, why each of the other clips was not read. {} on the others.
     """
-
-    def __init__(self, clips: data.ClipDataset, chunks: list[range], batch_size: int):
-        self.clips, self.chunks, self.batch_size = clips, chunks, batch_size
-
-    def __iter__(self):
-        worker = torch.utils.data.get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        for number in range(first, len(self.chunks), step):
-            chunk = self.chunks[number]
-            for start in range(chunk.start, chunk.stop, self.batch_size):
-                places = range(start, min(start + self.batch_size, chunk.stop))
-                yield number, places.stop == chunk.stop, data.collate([self.clips[place] for place in places])
-
-
-@torch.inference_mode()
-def score_boxes(model: ovstad.ViCLIP, boxes: Annotations, f_text: torch.Tensor, betas: list[float], settings: dict,
-                folder: Path, args: argparse.Namespace, process: engine.Process) -> dict:
-    """Logits of all boxes of a table, every keyframe with boxes encoded once, by all processes together.
-
-    The keyframes are cut into chunks of fixed size, which processes take in turn; a finished chunk is a
-    file in `folder`. So an interrupted run loses at most a chunk, and the result does not depend on the
-    number of processes or workers. Returns, on process 0, arrays of n rows (sorted by keyframe):
-    row (n,) a row of `boxes` with that video and keyframe, box (n, 4), kind (n, kinds) bool, logits
-    (n, betas, C); and the list of unreadable clips; {} on the others.
-    """
-    clips = data.ClipDataset(boxes, settings["frames"], settings["stride"], settings["short_side"], model.patch)
-    size = min(max(len(clips) // 64, 16), 256)
-    chunks = [range(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
-    paths = [folder / f"{chunk.start:08d}-{chunk.stop:08d}.pt" for chunk in chunks]
-    todo = [i for i, path in enumerate(paths) if not path.exists()]
-    process.gather(None)                                     # nobody starts before all have looked
-    mine = todo[process.rank::process.world]
-    loader = torch.utils.data.DataLoader(
-        ChunksInOrder(clips, [chunks[i] for i in mine], args.batch_size), batch_size=None,
-        num_workers=min(args.workers, len(mine)), pin_memory=process.device.type == "cuda")
-    bar = tqdm(total=sum(len(chunks[i]) for i in mine), unit="clip",
-               disable=None if process.is_main else True, dynamic_ncols=True)
-    done: dict[int, list[dict]] = {}
-    for number, last, batches in loader:
-        parts = done.setdefault(number, [])
+    @torch.inference_mode()
+    def score(batches: list[dict]) -> list[dict]:            # of one batch, one for each size of frame
+        parts = []
         for batch in batches:
-            part = {"bad": batch["bad"], "row": torch.zeros(0, dtype=torch.long), "box": torch.zeros(0, 4),
-                    "kind": torch.zeros(0, len(boxes.texts), dtype=torch.bool),
-                    "logits": torch.zeros(0, len(betas), len(f_text))}
+            part = {"bad": batch["bad"]}
             if batch["video"] is not None:
                 video = data.normalise(batch["video"].to(process.device, non_blocking=True))
                 with torch.autocast(process.device.type, torch.bfloat16, enabled=args.amp):
                     f_global, f_map = model.encode_video(video)
-                f_region = model.region_features(f_map, batch["boxes"])                   # (N, D)
+                f_region = model.region_features(f_map, batch["boxes"]).float()           # (N, D)
                 clip = ovstad.clip_of_box(batch["boxes"])
                 f_global = f_global.float()[clip.to(process.device)]                      # (N, D)
+                part["norm"] = torch.stack([f_region.norm(dim=1), f_global.norm(dim=1)], 1).cpu()
+                if args.normalise:                           # not in the paper
+                    f_region, f_global = F.normalize(f_region, dim=1), F.normalize(f_global, dim=1)
                 part["logits"] = torch.stack([model.logits(ovstad.fuse(f_region, f_global, beta), f_text)
                                               for beta in betas], 1).cpu()                # (N, betas, C)
                 part["box"] = torch.cat(batch["boxes"])
                 part["row"] = torch.from_numpy(clips.first_row[batch["keyframe"]])[clip]
-                part["kind"] = torch.zeros(len(clip), len(boxes.texts), dtype=torch.bool)
-                part["kind"][batch["labels"][:, 0], batch["labels"][:, 1]] = True
             parts.append(part)
-            bar.update(len(batch["keyframe"]) + len(batch["bad"]))
-        if last:
-            parts = done.pop(number)
-            chunk = {name: torch.cat([part[name] for part in parts]) for name in ("row", "box", "kind", "logits")}
-            order = torch.argsort(chunk["row"], stable=True)
-            chunk = {name: value[order] for name, value in chunk.items()}
-            engine.save_checkpoint(paths[mine[number]], chunk | {"bad": sum((part["bad"] for part in parts), [])})
-    bar.close()
-    process.gather(None)                                     # all chunks are on disk
+        return parts
+
+    parts = sum(engine.run_chunks(folder, key, clips, score, process, args.batch_size, args.workers,
+                                  args.resume), [])
     if not process.is_main:
         return {}
-    parts = [torch.load(path, weights_only=True) for path in paths]
-    result = {name: torch.cat([part[name] for part in parts]).numpy() for name in ("row", "box", "kind", "logits")}
-    return result | {"bad": sum((part["bad"] for part in parts), [])}
-
-
-def detections_of(scored: dict, boxes: Annotations, kind: int, place: int) -> Detections:
-    """The rows (box, class) of one kind of box at one beta, by its place among them."""
-    chosen = np.flatnonzero(scored["kind"][:, kind])
-    logits = scored["logits"][chosen, place]                                              # (n, C)
-    n, C = logits.shape
-    row = scored["row"][chosen].repeat(C)
-    return Detections(boxes.video[row], boxes.keyframe[row], scored["box"][chosen].repeat(C, 0),
-                      logits.reshape(-1), np.tile(np.arange(C, dtype=np.int32), n))
+    bad = sum((part["bad"] for part in parts), [])
+    if len(bad) > engine.BadClips.HOPELESS * len(clips):
+        raise ValueError(f"{len(bad)} of {len(clips)} keyframes could not be read, "
+                         f"such as {bad[0]}; check the videos with: python check_data.py")
+    result = {name: torch.cat([part[name] for part in parts if name in part]).numpy()
+              for name in ("row", "box", "logits", "norm")}
+    order = np.argsort(result["row"], kind="stable")         # frames of one size came together
+    return {name: value[order] for name, value in result.items()} | {"bad": bad}
 
 
 def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Process) -> list[dict]:
-    """One result for each beta and protocol, each printed; leaves the predictions under --out."""
+    """One result for each beta and protocol, each printed; writes the predictions into --out."""
     model, record = ovstad.load_model(path)
     arch = ovstad.ARCHS[model.arch]
     settings = {"frames": args.frames or record.get("frames") or arch.frames,
-                "stride": args.stride or record.get("stride") or 1,
+                "stride": args.stride or record.get("stride") or ZERO_SHOT_STRIDE,
                 "short_side": args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)}
-    betas = args.beta or [record.get("beta", ovstad.BETA)]
-    sets = read_benchmark(args, record, path)
+    betas = list(dict.fromkeys(args.beta or [record.get("beta", ovstad.BETA)]))
+    benchmark, sets = read_benchmark(args, record, path)
+    protocols = args.protocol or [PROTOCOL[benchmark]]
     # mistakes that would show only after all clips are encoded
     for one in sets:
-        for protocol in args.protocol or [one.protocol]:
+        for protocol in protocols:
             check_protocol(one.truth, protocol, args.keyframes_without_gt)
         if args.video_map:
             check_tubes(one.truth)
+        videos = np.unique(one.proposals.video)
+        missing = [one.truth.videos[v] for v in videos if not one.truth.files[v]]
+        if len(missing) > engine.BadClips.HOPELESS * len(videos):
+            raise FileNotFoundError(f"{one.name}: {len(missing)} of {len(videos)} videos are not on disk, the "
+                                    f"first one being {missing[0]}; check the paths with: python check_data.py")
     out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
     out = out / str(args.ckpt.index(path)) if len(args.ckpt) > 1 else out              # all are called last.pt
-    model = model.to(process.device)
 
-    # every box of a test set once: proposals, and with --localisation also the annotated people
+    model = model.to(process.device)
     prompt = record.get("prompt", ovstad.PROMPT)
     classes = list(dict.fromkeys(name for one in sets for name in one.truth.texts))
     with torch.inference_mode():
         f_text = model.encode_text([prompt.replace("{}", name) for name in classes])             # (C, D), once
+    key = settings | {"ckpt": os.path.abspath(path), "beta": betas, "classes": classes, "amp": args.amp,
+                      "normalise": args.normalise}
+    if os.path.isfile(path):
+        key["ckpt"] += f" of {time.ctime(os.path.getmtime(path))}"
     scored = []
     for number, one in enumerate(sets):
-        kinds = [one.proposals] + ([annotated_people(one.truth)] if args.localisation else [])
-        boxes = make_annotations(
-            one.truth.videos, ["proposal", "annotated"][:len(kinds)],
-            np.concatenate([k.video for k in kinds]), np.concatenate([k.keyframe for k in kinds]),
-            np.concatenate([k.box for k in kinds]),
-            np.repeat(range(len(kinds)), [len(k.video) for k in kinds]),
-            unit=one.truth.unit, files=one.truth.files, start_sec=one.truth.start_sec)
-        missing = sorted({one.truth.videos[v] for v in np.unique(boxes.video) if not one.truth.files[v]})
-        if len(missing) > engine.BadClips.HOPELESS * len(np.unique(boxes.video)):
-            raise FileNotFoundError(f"{one.name}: {len(missing)} of {len(np.unique(boxes.video))} videos "
-                                    f"are not on disk, the first one being {missing[0]}; "
-                                    "check the paths with: python check_data.py")
-        folder = out / f"parts-{number}"
-        key = json.dumps([os.path.abspath(path), os.path.getmtime(path) if os.path.exists(path) else 0,
-                          settings, betas, classes, args.amp, args.batch_size, len(boxes),
-                          zlib.crc32(boxes.box), zlib.crc32(boxes.keyframe)])
+        boxes = make_annotations(one.truth.videos, ["person"], one.proposals.video, one.proposals.keyframe,
+                                 one.proposals.box, np.zeros(len(one.proposals), np.int32),
+                                 unit=one.truth.unit, files=one.truth.files, start_sec=one.truth.start_sec)
+        clips = data.ClipDataset(boxes, settings["frames"], settings["stride"], settings["short_side"], model.patch)
+        scored.append(score_boxes(model, clips, f_text, betas, out / f"parts-{number}", key, args, process))
         if process.is_main:
-            kept = folder / "key.json"
-            if not (args.resume and kept.exists() and kept.read_text() == key):
-                shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            kept.write_text(key)
-        process.gather(None)
-        scored.append((one, boxes, score_boxes(model, boxes, f_text, betas, settings, folder, args, process)))
+            report_clips(one, scored[-1])
+            scored[-1] |= {"video": boxes.video[scored[-1]["row"]], "keyframe": boxes.keyframe[scored[-1]["row"]]}
     if not process.is_main:
         return []
 
-    for one, boxes, logits in scored:
-        bad, keyframes = logits["bad"], len(boxes.keyframe_starts()) - 1
-        if len(bad) > engine.BadClips.HOPELESS * keyframes:
-            raise ValueError(f"{one.name}: {len(bad)} of {keyframes} keyframes could not be read, "
-                             f"such as {bad[0]}; check the videos with: python check_data.py")
-        if bad:
-            print(f"{one.name}: {len(bad)} keyframes could not be read, such as {bad[0]}", file=sys.stderr)
-
     results = []
-    for place, beta in enumerate(betas):
-        for protocol in args.protocol or [sets[0].protocol]:
+    for number, beta in enumerate(betas):
+        name = "predictions" + (f"_beta{beta_text(beta)}" if len(betas) > 1 else "")
+        found = [detections_of(one, logits, classes, number) for one, logits in zip(sets, scored)]
+        for protocol in protocols:
             rows = []
-            for number, (one, boxes, logits) in enumerate(scored):
-                columns = [classes.index(name) for name in one.truth.texts]
-                own = logits | {"logits": logits["logits"][:, :, columns]}
-                found = detections_of(own, boxes, 0, place)
-                result = score_set(one, found, protocol, args) | {
-                    "beta": beta, "ckpt": path, "unreadable": len(logits["bad"])}
-                if args.localisation:
-                    found_on_truth = detections_of(own, boxes, 1, place)
-                    result["with_ground_truth_boxes"] = score_set(one, found_on_truth, protocol, args)["mean_ap"]
-                    result["box_report"] = box_report(one.truth, one.proposals, protocol, args.iou)
-                if args.video_map:
-                    result["video_map"] = video_map(one.truth, found)
-                rows.append(result)
-                name = ("predictions" + (f"-{number}" if len(scored) > 1 else "")
-                        + (f"_beta{beta:g}" if len(betas) > 1 else ""))
-                write_predictions(out / f"{name}.csv", one.truth, found)
-                report_set(one, result, out / f"{name}.csv")
-            results.append(combine(rows) if len(rows) > 1 else rows[0])
+            for i, (one, detections) in enumerate(zip(sets, found)):
+                file = out / (f"{name}-{i}.csv" if len(sets) > 1 else f"{name}.csv")
+                about = {"beta": beta, "ckpt": path, "unreadable": len(scored[i]["bad"])}
+                rows.append(score_splits(one, detections, protocol, about, file, args))
+                write_predictions(file, one.truth, detections)
+            results.append(combine(rows) if len(rows) > 1 else rows[0][0])
             if len(rows) > 1:
                 print(f"mAP  {means(results[-1]['mean_ap'])}")
             if args.joint:
-                results.append(score_joint(scored, classes, place, protocol, args) | {"beta": beta, "ckpt": path})
+                results.append(score_joint(sets, scored, classes, number, protocol, args)
+                               | {"beta": beta, "ckpt": path})
                 print(f"joint, all {len(classes)} classes on all test sets: {means(results[-1]['mean_ap'])}")
     if len(betas) > 1:
         print(f"\n{'beta':>6}  {'base':>6}  {'novel':>6}  {'all':>6}")
         for result in results:
             aps = (result["mean_ap"][split] for split in ("base", "novel", "all"))
-            print(f"{result['beta']:>6g}  " + "  ".join(f"{percent(ap):>6}" for ap in aps))
+            print(f"{beta_text(result['beta']):>6}  " + "  ".join(f"{percent(ap):>6}" for ap in aps))
     return results
 
 
-def score_set(one: TestSet, found: Detections, protocol: str, args: argparse.Namespace) -> dict:
-    result = frame_map(one.truth, found, protocol, args.iou, None, args.max_per_keyframe,
-                       args.keyframes_without_gt)
-    result = summarise(result, set(one.novel))
-    return {"test_set": one.name, "boxes_from": one.boxes_from, "proposals": len(one.proposals.video),
-            "min_score": one.min_score, **result}
+def report_clips(one: TestSet, scored: dict) -> None:
+    """What the encoder met: clips that could not be read, and the lengths of the features that Eq. 2 adds up."""
+    if scored["bad"]:
+        say(f"{one.name}: {len(scored['bad'])} keyframes could not be read, such as {scored['bad'][0]}")
+    f_region, f_global = scored["norm"].mean(axis=0)
+    print(f"{one.name}: mean norm of f^R {f_region:.3g}, of f^G {f_global:.3g}")
 
 
-def report_set(one: TestSet, result: dict, path: Path) -> None:
-    print(f"\n{one.name}, beta {result['beta']:g}: boxes of {one.boxes_from}; predictions in {path}")
-    print_table(result)
-    if "box_report" in result:
-        print_boxes(result["box_report"])
-        print(f"with ground-truth boxes in place of proposals: mAP  {means(result['with_ground_truth_boxes'])}")
-    if "video_map" in result:
-        print_video_map(result["video_map"])
+def detections_of(one: TestSet, scored: dict, classes: list[str], beta: int) -> Detections:
+    """All (box, class) pairs of a set at one beta, by its number, for the set's own classes."""
+    columns = [classes.index(name) for name in one.truth.texts]
+    logits = scored["logits"][:, beta, columns]                                           # (n, C)
+    n, C = logits.shape
+    return Detections(*(scored[name].repeat(C, 0) for name in ("video", "keyframe", "box")),
+                      logits.reshape(-1), np.tile(np.arange(C, dtype=np.int32), n))
 
 
-def combine(rows: list[dict]) -> dict:
-    """One result of several test sets, each class counted where it was tested.
-
-    Several splits of a set are averaged.
-    """
-    sets = {name: mean_and_spread(group)["mean_ap"] if len(group) > 1 else group[0]["mean_ap"] for name, group in
-            ((name, [row for row in rows if row["test_set"].split(" split ")[0] == name])
-             for name in dict.fromkeys(row["test_set"].split(" split ")[0] for row in rows))}
-    values = {split: mean_of([ap[split] for ap in sets.values()]) for split in ("base", "novel")}
-    classes = [entry | {"test_set": row["test_set"]} for row in rows for entry in row["classes"]]
-    values["all"] = mean_of([entry["ap"] for entry in classes])
-    return {"protocol": rows[0]["protocol"], "iou": rows[0]["iou"], "beta": rows[0]["beta"],
-            "ckpt": rows[0]["ckpt"], "mean_ap": values, "classes": classes, "sets": rows}
+def score_set(truth: Annotations, found: Detections, protocol: str, args: argparse.Namespace,
+              excluded: tuple[np.ndarray, np.ndarray] | None = None) -> dict:
+    """frame_map as the flags have it; excluded: keyframes (video, keyframe) that count nowhere."""
+    if args.annotated_frames_only:
+        empty = ~truth.box.any(axis=1)
+        videos, keyframes = excluded or (truth.video[:0], truth.keyframe[:0])
+        excluded = np.append(videos, truth.video[empty]), np.append(keyframes, truth.keyframe[empty])
+    return frame_map(truth, found, protocol, args.iou, excluded, args.max_per_keyframe, args.keyframes_without_gt)
 
 
-def score_joint(scored: list, classes: list[str], place: int, protocol: str, args: argparse.Namespace) -> dict:
+def score_splits(one: TestSet, found: Detections, protocol: str, about: dict, file: Path,
+                 args: argparse.Namespace) -> list[dict]:
+    """The result of each split of a test set, each printed."""
+    rows = []
+    for split in one.splits or [None]:
+        truth, own = part_of(one.truth, found, one.splits.get(split))
+        name = one.name if split is None else f"{one.name} split {split}"
+        result = {"test_set": name, "boxes_from": one.boxes_from, "proposals": len(own) // len(truth.texts),
+                  "min_score": one.min_score,
+                  **summarise(score_set(truth, own, protocol, args), set(one.novel)), **about}
+        print(f"\n{name}, beta {beta_text(about['beta'])}: boxes of {one.boxes_from}; predictions in {file}")
+        print_table(result)
+        if args.video_map:
+            result["video_map"] = video_map(truth, own)
+            print_video_map(result["video_map"])
+        rows.append(result)
+    if len(rows) > 1:
+        print(f"\n{one.name}, mean of {len(rows)} splits: {means(mean_and_spread(rows)['mean_ap'])}")
+    return rows
+
+
+def part_of(truth: Annotations, found: Detections, videos: np.ndarray | None) -> tuple[Annotations, Detections]:
+    """Truth and detections of some of the videos (None: of all)."""
+    if videos is None:
+        return truth, found
+    return truth.select(np.isin(truth.video, videos)), found.select(np.isin(found.video, videos))
+
+
+def combine(sets: list[list[dict]]) -> dict:
+    """One result of several test sets, each class counted where it was tested; splits are averaged."""
+    def mean_over_sets(side: str) -> float | None:
+        return mean_of(mean_of(row["mean_ap"][side] for row in rows) for rows in sets)
+
+    classes = []
+    for rows in sets:
+        for entries in zip(*(row["classes"] for row in rows)):
+            classes.append(entries[0] | {"test_set": rows[0]["test_set"].split(" split ")[0],
+                                         "ap": mean_of(entry["ap"] for entry in entries),
+                                         "gt": sum(entry["gt"] for entry in entries),
+                                         "predictions": sum(entry["predictions"] for entry in entries)})
+    values = {"base": mean_over_sets("base"), "novel": mean_over_sets("novel"),
+              "all": mean_of(entry["ap"] for entry in classes)}
+    first = sets[0][0]
+    return {"protocol": first["protocol"], "iou": first["iou"], "beta": first["beta"], "ckpt": first["ckpt"],
+            "mean_ap": values, "classes": classes, "sets": sum(sets, [])}
+
+
+def score_joint(sets: list[TestSet], scored: list[dict], classes: list[str], beta: int, protocol: str,
+                args: argparse.Namespace) -> dict:
     """All classes asked of all test sets at once: separate lists hide confusions between base and novel."""
-    truths, found = [], []
-    first = 0
-    for one, boxes, logits in scored:
-        # splits of one set share videos: the first stands for all
-        if " split " in one.name and not one.name.endswith(f" {args.split[0]}"):
-            continue
-        rows = detections_of(logits, boxes, 0, place)
-        found.append(replace(rows, video=rows.video + first))
-        column = np.array([classes.index(name) for name in one.truth.texts] + [-1], np.int32)
-        truths.append(replace(one.truth, video=one.truth.video + np.int32(first), text=column[one.truth.text]))
-        first += len(one.truth.videos)
-    join = lambda name, parts: np.concatenate([getattr(part, name) for part in parts])
+    truths = [replace(one.truth, texts=classes, text=np.append([classes.index(name) for name in one.truth.texts], -1)
+                      .astype(np.int32)[one.truth.text]) for one in sets]
+    found = [detections_of(replace(one, truth=truth), logits, classes, beta)
+             for one, truth, logits in zip(sets, truths, scored)]
+    first = np.cumsum([0] + [len(truth.videos) for truth in truths], dtype=np.int32)     # index of a set's first video
+
+    def join(name: str, parts: list) -> np.ndarray:
+        return np.concatenate([getattr(part, name) + (offset if name == "video" else 0)
+                               for part, offset in zip(parts, first)])
+
     truth = Annotations(sum((t.videos for t in truths), []), classes,
                         *(join(name, truths) for name in ("video", "keyframe", "box", "text")),
                         unit=truths[0].unit, size=join("size", truths) if truths[0].size is not None else None)
     everything = Detections(*(join(name, found) for name in ("video", "keyframe", "box", "score", "label")))
-    result = frame_map(truth, everything, protocol, args.iou, None, args.max_per_keyframe,
-                       args.keyframes_without_gt)
-    return {"joint": True, **summarise(result, {name for one, *_ in scored for name in one.novel})}
+    result = score_set(truth, everything, protocol, args)
+    return {"joint": True, **summarise(result, {name for one in sets for name in one.novel})}
 
 
 # ---------------------------------------------------------------- the command line
 
 # flags that make the result of one of the two ways to score, and that the other would ignore without a word
 ONLY_CKPT = ("benchmark", "data", "jhmdb", "csv", "version", "proposals", "score", "beta", "joint",
-             "localisation", "frames", "stride", "short_side", "out", "resume")
-ONLY_FILES = ("predictions", "ground_truth", "label_map", "exclude", "box_report")
+             "normalise", "frames", "stride", "short_side", "out", "resume")
+ONLY_FILES = ("predictions", "ground_truth", "label_map", "exclude")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -479,14 +498,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="fusion ratios, for one pass of the encoder; default: the checkpoint's")
     group.add_argument("--joint", action="store_true",
                        help="also all classes of ucf-jhmdb asked of both test sets at once")
-    group.add_argument("--localisation", action="store_true",
-                       help="also how good the boxes are, and the mAP on annotated boxes")
+    group.add_argument("--normalise", action="store_true",
+                       help="Eq. 2 on unit vectors: f^R is shorter than f^G, so that as printed it weighs less "
+                            "than beta (not in the paper)")
     group.add_argument("--frames", type=engine.positive, help="T; default: the checkpoint's")
-    group.add_argument("--stride", type=engine.positive, help="default: the checkpoint's")
+    group.add_argument("--stride", type=engine.positive,
+                       help=f"default: the checkpoint's; {ZERO_SHOT_STRIDE} for official weights, as in Tables 5 and 6")
     group.add_argument("--short-side", type=engine.positive, help="pixels; default: the checkpoint's (256)")
     group.add_argument("--batch-size", type=engine.positive, default=16, help="clips at a time, for each process")
     group.add_argument("--out", help="folder of the predictions; default: eval/ beside the checkpoint")
-    group.add_argument("--resume", action="store_true", help="keep the finished part of an interrupted run")
+    group.add_argument("--resume", action="store_true",
+                       help="keep what an earlier run encoded: one that was interrupted, or one to be scored "
+                            "by another protocol")
     engine.add_run_flags(parser)
     group = parser.add_argument_group("a saved file")
     group.add_argument("--predictions", nargs="+", metavar="CSV", help=f"rows {LAYOUT['predictions']}; "
@@ -498,8 +521,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                             "beside the predictions, if there is one")
     group.add_argument("--exclude", metavar="CSV", help="keyframes that do not count: video,keyframe")
     group.add_argument("--novel", metavar="TXT", help="names of the novel classes, one a line; the rest is base")
-    group.add_argument("--split", nargs="+", type=int, default=[1],
-                       help="test splits of JHMDB-21 (1 2 3); several give each and the mean")
+    group.add_argument("--split", nargs="+", type=engine.positive,
+                       help="test splits of JHMDB-21; several give each and the mean; default: 1 2 3, or as "
+                            "many as the file has (the paper names none)")
     group = parser.add_argument_group("protocol")
     group.add_argument("--protocol", nargs="+", choices=["ava", "act"],
                        help="default: act for a pickle, UCF101-24 and JHMDB-21, else ava; or both")
@@ -509,8 +533,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--keyframes-without-gt", choices=["false", "ignore"], default="false",
                        help="detections on keyframes that the ground truth does not name: false as in AVA 2019, "
                        "or ignored as in AVA 2020")
+    group.add_argument("--annotated-frames-only", action="store_true",
+                       help="leave out keyframes without any annotated person, where the ACT protocol counts "
+                            "every detection as false (20,762 frames of UCF101-24's test videos)")
     group = parser.add_argument_group("more")
-    group.add_argument("--box-report", action="store_true", help="also recall and AP of the boxes alone")
     group.add_argument("--video-map", action="store_true",
                        help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
     group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
@@ -520,39 +546,51 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) != parser.get_default(name):
             raise ValueError(f"--{name.replace('_', '-')} means nothing "
                              f"{'with' if args.ckpt else 'without'} --ckpt; leave it out")
+    if not 0 < args.iou <= 1:
+        raise ValueError(f"--iou {args.iou:g} is not in (0, 1]")
+    if args.max_per_keyframe < 0:
+        raise ValueError(f"--max-per-keyframe {args.max_per_keyframe} is negative; 0 is no limit")
+    for beta in args.beta or []:
+        if not 0 <= beta <= 1:
+            raise ValueError(f"--beta {beta:g} is not in [0, 1]: 1 is region only, 0 global only")
     return args
 
 
 def score_files(args: argparse.Namespace) -> list[dict]:
-    """One result for each split, predictions file and protocol, each printed."""
+    """One result for each predictions file, split and protocol, each printed."""
     pickled = Path(args.ground_truth).suffix in (".pkl", ".pickle")
+    if args.split and not pickled:
+        raise ValueError(f"--split {args.split[0]}: {args.ground_truth} has no splits; they are those of "
+                         "JHMDB-GT.pkl")
+    protocols = args.protocol or ["act" if pickled else "ava"]
     results = []
-    for split in args.split if pickled else [None]:
-        for path in args.predictions:
-            beside = Path(path).with_suffix(".pbtxt")
-            map_path = args.label_map or (beside if beside.exists() else None)
-            labels = read_label_map(map_path) if map_path else None
-            truth = (read_act_pickle(args.ground_truth, split) if pickled
-                     else read_ground_truth(args.ground_truth, labels))
-            detections, left_out = read_predictions(path, truth, labels)
-            excluded = read_excluded(args.exclude, truth) if args.exclude else None
-            novel = read_novel(args.novel, truth) if args.novel else None
-            for protocol in args.protocol or ["act" if pickled else "ava"]:
-                result = frame_map(truth, detections, protocol, args.iou, excluded, args.max_per_keyframe,
-                                   args.keyframes_without_gt)
+    for path in args.predictions:
+        beside = Path(path).with_suffix(".pbtxt")
+        map_path = args.label_map or (beside if beside.exists() else None)
+        labels = read_label_map(map_path) if map_path else None
+        if pickled:
+            truth, splits = read_splits(lambda split: read_act_pickle(args.ground_truth, split), args.split)
+        else:
+            truth, splits = read_ground_truth(args.ground_truth, labels), {None: None}
+        for protocol in protocols:                           # before anything is printed
+            check_protocol(truth, protocol, args.keyframes_without_gt)
+        detections, left_out = read_predictions(path, truth, labels)
+        excluded = read_excluded(args.exclude, truth) if args.exclude else None
+        novel = read_novel(args.novel, truth) if args.novel else None
+        for split, videos in splits.items():
+            some, found = part_of(truth, detections, videos)
+            others = {"on videos of other splits": len(detections) - len(found)}
+            for protocol in protocols:
+                result = score_set(some, found, protocol, args, excluded)
                 result = summarise(result, novel) if novel else result
-                result["left_out"] = left_out | result["left_out"]
+                result["left_out"] = left_out | others | result["left_out"]
                 result = {"predictions_file": str(path), "ground_truth_file": str(args.ground_truth),
                           "label_map": map_path and str(map_path), "test_split": split, **result}
                 print(f"{path}" + (f"  split {split}" if pickled else ""))
                 print_table(result)
-                if args.box_report:
-                    boxes = distinct_boxes(truth, detections)
-                    result["box_report"] = box_report(truth, boxes, protocol, args.iou)
-                    print_boxes(result["box_report"])
                 results.append(result)
             if args.video_map:
-                results[-1]["video_map"] = video_map(truth, detections)
+                results[-1]["video_map"] = video_map(some, found)
                 print_video_map(results[-1]["video_map"])
             print()
     return results
@@ -560,10 +598,6 @@ def score_files(args: argparse.Namespace) -> list[dict]:
 
 def main() -> None:
     args = parse_args()
-    if not 0 < args.iou <= 1:
-        raise ValueError(f"--iou {args.iou:g} is not in (0, 1]")
-    if args.max_per_keyframe < 0:
-        raise ValueError(f"--max-per-keyframe {args.max_per_keyframe} is negative; 0 is no limit")
     if args.ckpt:
         process = engine.start_process(args.device)
         results = [result for path in args.ckpt for result in score_checkpoint(path, args, process)]
@@ -581,7 +615,7 @@ def main() -> None:
     for (protocol, beta, _), group in alike.items():
         if len(group) > 1:
             results.append(mean_and_spread(group))
-            print(f"mean of {len(group)}, {protocol}" + ("" if beta is None else f", beta {beta:g}") +
+            print(f"mean of {len(group)}, {protocol}" + ("" if beta is None else f", beta {beta_text(beta)}") +
                   f": {means(results[-1]['mean_ap'])}  standard deviation {means(results[-1]['spread'])}")
     if args.json:
         write_json(args.json, results[0] if len(results) == 1 else results)

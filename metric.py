@@ -71,7 +71,7 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
     true_rows = rows_by_class(truth.text, true_rows[true_keep[true_rows]], len(truth.texts))
     found_rows = rows_by_class(detections.label, np.flatnonzero(keep), len(truth.texts))
 
-    entries = []
+    entries, hits = [], 0
     for name, official_id, true, found in zip(truth.texts, official_ids(truth), true_rows, found_rows):
         found = found[np.argsort(-detections.score[found], kind="stable")]          # descending score
         starts = np.searchsorted(true_frame[true], np.arange(len(keys) + 2))        # first row of each keyframe
@@ -79,15 +79,18 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
                                   boxes_of(truth, detections.video[found], detections.box[found]),
                                   found_frame[found], iou, pixel=int(protocol == "act"))
         hit = match(*pairs, len(true), len(found), remove=protocol == "act")
+        hits += int(hit.sum())
         entries.append({"id": official_id, "name": name, "split": None,
                         "ap": average_precision(hit, len(true), protocol) if len(true) else None,
                         "gt": len(true), "predictions": len(found),
                         "recall": int(hit.sum()) / len(true) if len(true) else None})
     counted = np.concatenate([*true_rows, np.zeros(0, int)])
+    peopled = np.isin(np.arange(len(keys) + 1), true_frame[counted])
     boxes = len(counted) - int(duplicates(true_key[counted], *truth.box[counted].T).sum())
     return {"protocol": protocol, "iou": iou, "max_per_keyframe": max_per_keyframe,
             "keyframes_without_gt": keyframes_without_gt, "keyframes": frames, "boxes": boxes,
-            "predictions": sum(map(len, found_rows)), "left_out": left_out,
+            "predictions": int(keep.sum()), "left_out": left_out, "false": int(keep.sum()) - hits,
+            "false_on_empty_keyframes": int((keep & ~peopled[found_frame]).sum()),
             "mean_ap": {"base": None, "novel": None, "all": mean_of(entry["ap"] for entry in entries)},
             "classes": entries}
 
@@ -249,7 +252,7 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
     pixel = int(truth.size is not None)
     tubes_of: list[dict] = [{} for _ in truth.texts]         # of each class: (video, person) -> tube
     rows = np.flatnonzero(truth.text >= 0)
-    columns = (truth.video[rows], truth.text[rows], truth.person[rows], truth.keyframe[rows],
+    columns = (truth.video[rows], truth.text[rows], truth.person[rows], truth.keyframe[rows].astype(int),
                boxes_of(truth, truth.video[rows], truth.box[rows]))
     for video, label, person, frame, box in zip(*(column.tolist() for column in columns)):
         tubes_of[label].setdefault((video, person), {})[frame] = box
@@ -283,7 +286,7 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
 
 
 def check_tubes(truth: Annotations) -> None:
-    if truth.unit != "frame" or truth.person is None:
+    if (np.asarray(truth.unit) != "frame").any() or truth.person is None:
         raise ValueError("video mAP needs ground truth by frames, with the boxes of a person linked: "
                          "UCF101-24 or JHMDB-21")
 
@@ -299,7 +302,7 @@ def link_tubes(frame: np.ndarray, box: np.ndarray, score: np.ndarray, pixel: int
     interpolated; it is dropped if it is shorter than min_length frames.
     """
     by_frame: dict[int, list] = {}
-    for f, b, s in zip(frame.tolist(), box.tolist(), score.tolist()):
+    for f, b, s in zip(frame.astype(int).tolist(), box.tolist(), score.tolist()):
         by_frame.setdefault(f, []).append((s, b))
     tubes, live = [], []                                     # a tube: its boxes by frame, and their scores
     for f in sorted(by_frame):

@@ -1,7 +1,5 @@
 """The scripts on files in the official layouts, from training to the paper's benchmarks."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -87,7 +85,7 @@ def test_ucf_jhmdb_from_alignment_to_table_5(sets, aligned, tmp_path, capsys):
                          "--proposals", tmp_path / "train.csv")
     assert record["classes"] == record["base"] == data.UCF101_24 and record["novel"] == data.JHMDB_21
     results = score(path, tmp_path / "eval", "--jhmdb", sets / "jhmdb", "--proposals", "ground-truth", "--split", 1, 2, 3, "--joint",
-                    "--localisation", "--protocol", "act", "ava")
+                    "--protocol", "act", "ava")
     both = [result for result in results if not result.get("joint")]
     assert [result["protocol"] for result in both] == ["act", "ava"]
     assert [one["test_set"] for one in both[0]["sets"]] == ["UCF101-24", "JHMDB-21 split 1", "JHMDB-21 split 2", "JHMDB-21 split 3"]
@@ -97,7 +95,6 @@ def test_ucf_jhmdb_from_alignment_to_table_5(sets, aligned, tmp_path, capsys):
     assert biking["ap"] == pytest.approx(1.0)                # the one class that is there, on annotated boxes: every one is right
     joint = next(result for result in results if result.get("joint") and result["protocol"] == "act")
     assert {entry["split"] for entry in joint["classes"]} == {"base", "novel"} and joint["mean_ap"]["base"] < 1
-    assert "score" not in json.dumps(both[0]["sets"][0]["box_report"]) and both[0]["sets"][0]["box_report"]["recall"] == 1.0
 
 
 def test_ucf_jhmdb_asks_for_proposals(sets, aligned, tmp_path):
@@ -116,7 +113,8 @@ def test_proposals_beside_each_test_set_are_found_without_a_flag(sets, aligned, 
     finally:
         for path in paths:
             path.unlink()
-    assert [one["boxes_from"] for one in result["sets"]] == list(map(str, paths)) and result["sets"][0]["min_score"] == 0.3
+    assert list(dict.fromkeys(one["boxes_from"] for one in result["sets"])) == list(map(str, paths))
+    assert result["sets"][0]["min_score"] == 0.3
 
 
 def test_what_cannot_be_scored_is_said_before_any_clip_is_encoded(sets, aligned, tmp_path):
