@@ -308,6 +308,12 @@ def test_pairs_that_name_a_novel_class_are_left_out_or_refused(world, tmp_path, 
         run(world, train_align, tmp_path / "no", "--iterations", "1", "--novel", tmp_path / "novel.txt", "--strict")
 
 
+def test_a_novel_class_that_no_file_of_the_set_has_is_a_typo(world, tmp_path):
+    (tmp_path / "novel.txt").write_text(toy.NOVEL[0] + "\n" + toy.NOVEL[1] + "x\n")
+    with pytest.raises(ValueError, match=rf"novel.txt:2: '{toy.NOVEL[1]}x' is not a class of csv"):
+        run(world, train_finetune, tmp_path / "out", "--iterations", "1", "--novel", tmp_path / "novel.txt")
+
+
 # ---------------------------------------------------------------- the global batches
 
 def test_batches_of_all_processes_together_are_those_of_one():
