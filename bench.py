@@ -41,8 +41,8 @@ from formats.ava import AVA_80
 from formats.predictions import read_predictions, write_predictions
 from formats.ucf_jhmdb import JHMDB_21, UCF101_24
 from metric import frame_map
-from table import (Annotations, Detections, ROW_ARRAYS, exact, load_table, make_annotations,
-                   save_table)
+from table import (Annotations, Detections, ROW_ARRAYS, load_table, make_annotations,
+                   save_table, six_decimals)
 from train_align import read_alignment
 from video import FolderReader, VideoReader, numbered_frames, open_video, packet_index
 
@@ -638,7 +638,7 @@ def plain_average_precisions(truth: Annotations, found: Detections) -> list[floa
     Loops over detections and the people of their keyframe.
     """
     people, rows = {}, [[] for _ in truth.texts]
-    annotated = truth.video, truth.keyframe, exact(truth.box), truth.text
+    annotated = truth.video, truth.keyframe, six_decimals(truth.box), truth.text
     for v, k, box, label in zip(*(column.tolist() for column in annotated)):
         people.setdefault((label, v, k), []).append(box)
     for v, k, box, score, label in zip(*(column.tolist() for column in vars(found).values())):
@@ -798,13 +798,13 @@ def table(bench: Bench) -> None:
                                  np.hstack([corner, corner + 0.3]), rng.integers(0, texts, n))
     row = sum(getattr(made, name).nbytes for name in ROW_ARRAYS if getattr(made, name) is not None) / n
     path = bench.folder / "seven-million.table"
-    save_table(made, path, "")
+    save_table(made, path)
     del made, corner
-    t = bench.in_turn({"load": lambda: load_table(path), "read": path.read_bytes}, bench.few)
+    t = bench.in_turn({"load": lambda: load_table(path), "read": lambda: [part.read_bytes() for part in path.iterdir()]}, bench.few)
     bench.add(f"{n / 1e6:.2f}M rows, {row:g} bytes each, from the cache", np.median(t["load"]), "s",
               ratio(t["load"], t["read"]), "reading the file")
     bench.add("  loaded", np.median(t["load"]), "s", np.median(t["load"]) / 10, "the aim", "<= 1.00")
-    whole, workers = load_table(path)[0], 2 if bench.args.quick else 8
+    whole, workers = load_table(path), 2 if bench.args.quick else 8
     mb = resident_mb(whole, workers) - resident_mb(whole.select(np.arange(1000)), workers)
     bench.add(f"  resident, with {workers} workers", mb, "MB", mb / 400, "the aim", "<= 1.00")
 

@@ -120,7 +120,7 @@ def main() -> int:
     last = np.zeros(len(table.videos))
     np.maximum.at(last, table.video[first], table.keyframe[first])
     last -= 0 if table.start_sec is None else table.start_sec
-    jobs = [(file, last[v], table.unit_of(v)) for v, file in enumerate(table.files) if file]
+    jobs = [(file, last[v], str(table.unit[v])) for v, file in enumerate(table.files) if file]
     broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
     out.mkdir(parents=True, exist_ok=True)
     faults = "".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken])

@@ -112,7 +112,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def name(self, index: int) -> str:
         row = self.first_row[index]
         video, keyframe = self.table.video[row], self.table.keyframe[row]
-        time = f"frame {keyframe:g}" if self.table.unit_of(video) == "frame" else f"{keyframe:g} s"
+        time = f"frame {int(keyframe)}" if self.table.unit[video] == "frame" else f"{keyframe:g} s"
         return f"{self.table.videos[video]} {time}"
 
     def boxes_and_labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +133,7 @@ class ClipDataset(torch.utils.data.Dataset):
             raise FileNotFoundError(f"{self.table.videos[video]}: no such video on disk")
         if path != self.reader_path:
             self.reader, self.reader_path = open_video(path, short_side, multiple), path
-        if self.table.unit_of(video) == "frame":
+        if self.table.unit[video] == "frame":
             clip = self.reader.clip(int(keyframe), self.frames, self.stride)
         else:
             start = 0.0 if self.table.start_sec is None else float(self.table.start_sec[video])

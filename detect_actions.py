@@ -65,8 +65,8 @@ import engine
 import ovstad
 from data import normalise
 from formats.cvat import export_tracks
-from formats.files import csv_columns, places, replacing, write_label_map
-from formats.proposals import read_proposals
+from formats.files import replacing, write_label_map
+from formats.proposals import proposal_rows, read_proposals
 from table import make_annotations
 from video import numbered_frames, open_container, scaled_size, upright_rgb
 
@@ -375,13 +375,9 @@ def read_people(path, videos: list[str], min_score: float) -> list[dict[float, n
     The CSV (video,keyframe,x1,y1,x2,y2,,score) names a video by its path or by its file name, with or
     without the suffix.
     """
-    lines, (names,), numbers = csv_columns(path, (8,), (0,), (1,), "video,keyframe,x1,y1,x2,y2,,score")
-    for i in np.flatnonzero(numbers[:, 0] < 0)[:1]:
-        raise ValueError(f"{path}:{lines[i]}: keyframe {numbers[i, 0]:g}; expected seconds after the first "
-                         "frame, 0 or more")
-    known, row = places(names)
+    known, row, keyframe, _, _ = proposal_rows(path)
     nobody = np.zeros((len(row), 4)), np.full(len(row), -1)
-    table = make_annotations(known, [], row, numbers[:, 0], *nobody, unit="second")
+    table = make_annotations(known, [], row, keyframe, *nobody, unit="second")
     found = read_proposals(path, table, min_score)
     result = []
     for video in videos:

@@ -460,7 +460,7 @@ def score_joint(sets: list[TestSet], scored: list[dict], classes: list[str], bet
 
     truth = Annotations(sum((t.videos for t in truths), []), classes,
                         *(join(name, truths) for name in ("video", "keyframe", "box", "text")),
-                        unit=truths[0].unit, size=join("size", truths) if truths[0].size is not None else None)
+                        unit=join("unit", truths), size=join("size", truths) if truths[0].size is not None else None)
     everything = Detections(*(join(name, found) for name in ("video", "keyframe", "box", "score", "label")))
     result = score_set(truth, everything, protocol, args)
     return {"joint": True, **summarise(result, {name for one in sets for name in one.novel})}

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from table import Annotations, Detections, box_iou, boxes_of, duplicates, keyframe_key, official_ids
+from table import Annotations, Detections, box_iou, distinct, in_official_units, keyframe_key, official_ids
 
 
 # ---------------------------------------------------------------- frame mAP
@@ -75,8 +75,8 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
     for name, official_id, true, found in zip(truth.texts, official_ids(truth), true_rows, found_rows):
         found = found[np.argsort(-detections.score[found], kind="stable")]          # descending score
         starts = np.searchsorted(true_frame[true], np.arange(len(keys) + 2))        # first row of each keyframe
-        pairs = overlapping_pairs(boxes_of(truth, truth.video[true], truth.box[true]), starts,
-                                  boxes_of(truth, detections.video[found], detections.box[found]),
+        pairs = overlapping_pairs(in_official_units(truth, truth.video[true], truth.box[true]), starts,
+                                  in_official_units(truth, detections.video[found], detections.box[found]),
                                   found_frame[found], iou, pixel=int(protocol == "act"))
         hit = match(*pairs, len(true), len(found), remove=protocol == "act")
         hits += int(hit.sum())
@@ -86,7 +86,7 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
                         "recall": int(hit.sum()) / len(true) if len(true) else None})
     counted = np.concatenate([*true_rows, np.zeros(0, int)])
     peopled = np.isin(np.arange(len(keys) + 1), true_frame[counted])
-    boxes = len(counted) - int(duplicates(true_key[counted], *truth.box[counted].T).sum())
+    boxes = int(distinct(true_key[counted], truth.box[counted]).sum())
     return {"protocol": protocol, "iou": iou, "max_per_keyframe": max_per_keyframe,
             "keyframes_without_gt": keyframes_without_gt, "keyframes": frames, "boxes": boxes,
             "predictions": int(keep.sum()), "left_out": left_out, "false": int(keep.sum()) - hits,
@@ -220,7 +220,7 @@ def match(found, true, people: int, detections: int, remove: bool) -> np.ndarray
 def people_of(truth: Annotations) -> np.ndarray:
     """Rows of the annotated people, each once: the distinct boxes of each keyframe, in the table's order."""
     rows = np.flatnonzero(truth.box.any(axis=1))             # a row without a box only names its keyframe
-    return rows[~duplicates(keyframe_key(truth.video[rows], truth.keyframe[rows]), *truth.box[rows].T)]
+    return rows[distinct(keyframe_key(truth.video[rows], truth.keyframe[rows]), truth.box[rows])]
 
 
 def box_report(truth: Annotations, proposals: Detections, protocol: str = "ava", iou: float = 0.5) -> dict:
@@ -253,7 +253,7 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
     tubes_of: list[dict] = [{} for _ in truth.texts]         # of each class: (video, person) -> tube
     rows = np.flatnonzero(truth.text >= 0)
     columns = (truth.video[rows], truth.text[rows], truth.person[rows], truth.keyframe[rows].astype(int),
-               boxes_of(truth, truth.video[rows], truth.box[rows]))
+               in_official_units(truth, truth.video[rows], truth.box[rows]))
     for video, label, person, frame, box in zip(*(column.tolist() for column in columns)):
         tubes_of[label].setdefault((video, person), {})[frame] = box
 
@@ -263,7 +263,7 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
         found = []                                           # (score, [(IoU, index of the true tube), ...])
         videos, first = np.unique(detections.video[rows], return_index=True)
         for video, part in zip(videos.tolist(), np.split(rows, first[1:])):
-            boxes = boxes_of(truth, detections.video[part], detections.box[part])
+            boxes = in_official_units(truth, detections.video[part], detections.box[part])
             tubes = link_tubes(detections.keyframe[part], boxes, detections.score[part], pixel, min_length)
             for score, tube in suppress(tubes, lambda a, b: tube_iou(a, b, pixel), 0.3):
                 overlaps = [(tube_iou(tube, other, pixel), i)
@@ -286,7 +286,7 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
 
 
 def check_tubes(truth: Annotations) -> None:
-    if (np.asarray(truth.unit) != "frame").any() or truth.person is None:
+    if (truth.unit != "frame").any() or truth.person is None:
         raise ValueError("video mAP needs ground truth by frames, with the boxes of a person linked: "
                          "UCF101-24 or JHMDB-21")
 

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import re
-import zlib
+import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,40 +27,32 @@ class Annotations:
 
     videos: list[str]             # keys, as official files and CSVs write them: "Basketball/v_Basketball_g01_c01"
     texts: list[str]              # sentences, or class names in words; distinct
-    video: np.ndarray             # (n,) int32, place in `videos`
-    keyframe: np.ndarray          # (n,) int32 frame_idx (0-based) or float32 seconds of the original, see `unit`
+    video: np.ndarray             # (n,) int32, index into `videos`
+    keyframe: np.ndarray          # (n,) float32, 0-based frame_idx or seconds of the original, see `unit`
     box: np.ndarray               # (n, 4) float32, xyxy in [0, 1]
-    text: np.ndarray              # (n,) int32, place in `texts`, or -1
-    unit: str = "frame"           # "frame" or "second": what `keyframe` counts
-    files: list[str] = field(default_factory=list)       # per video: a file or a folder of frames;
-                                                         # "" if not on disk
-    start_sec: np.ndarray | None = None                  # (videos,) float32, seconds cut off the
-                                                         # file's start (AVA: 900)
+    text: np.ndarray              # (n,) int32, index into `texts`, or -1
+    unit: np.ndarray | str = "frame"                     # (videos,) "frame" or "second": what keyframes count
+    files: list[str] = field(default_factory=list)       # per video: a file or a folder of frames, "" if absent
+    start_sec: np.ndarray | None = None                  # (videos,) float32, seconds cut off its start (AVA: 900)
     size: np.ndarray | None = None                       # (videos, 2) int32 width, height of pixel-annotated sets
-    person: np.ndarray | None = None                     # (n,) int32, links the boxes of one person
-                                                         # in a video, or -1
-    ids: list[int] | None = None                         # official id of each text; default: its 1-based place
-    in_seconds: np.ndarray | None = None                 # (videos,) bool, only where `merge` mixed the two units
+    person: np.ndarray | None = None                     # (n,) int32, links a person's boxes in a video, or -1
+    ids: list[int] | None = None                         # official id of each text; default: 1, 2, ...
     faults: list[str] = field(default_factory=list)      # what the official files got wrong, and what became of it
-    cache: str = field(default="", init=False)           # the file that the arrays are mapped from;
-                                                         # copies have none
+    cache: str = field(default="", init=False)           # the folder its arrays are mapped from; copies have none
+
+    def __post_init__(self) -> None:
+        self.unit = np.broadcast_to(self.unit, len(self.videos))
 
     def __len__(self) -> int:
         return len(self.video)
 
     def __getstate__(self) -> dict:
-        """A loader's worker receives the name of the mapped file, not the rows: all of them share its pages."""
+        """A loader's worker receives the name of the cache, not the rows: all of them share its pages."""
         return {k: v for k, v in vars(self).items() if not (self.cache and k in ROW_ARRAYS)}
 
     def __setstate__(self, state: dict) -> None:
-        mapped = load_table(state["cache"])[0] if state.get("cache") else None
+        mapped = load_table(state["cache"]) if state.get("cache") else None
         vars(self).update({k: getattr(mapped, k) for k in ROW_ARRAYS} if mapped else {}, **state)
-
-    def unit_of(self, video: int) -> str:
-        """What the keyframes of one video count: "frame" or "second"."""
-        if self.in_seconds is None:
-            return self.unit
-        return "second" if self.in_seconds[video] else "frame"
 
     def select(self, rows: np.ndarray) -> "Annotations":
         """The same videos and texts with only some rows: a mask (n,), or row numbers in ascending order."""
@@ -88,20 +81,18 @@ ROW_ARRAYS = ("video", "keyframe", "box", "text", "person")
 
 def make_annotations(videos, texts, video, keyframe, box, text, person=None, **rest) -> Annotations:
     """The table in its types and order from rows in any order; `rest` are its other fields."""
-    second = rest.get("unit", "frame") == "second"
     table = Annotations(list(videos), list(texts), np.asarray(video, np.int32),
-                        np.asarray(keyframe, np.float32 if second else np.int32),
-                        np.asarray(box, np.float32).reshape(-1, 4), np.asarray(text, np.int32),
-                        person=None if person is None else np.asarray(person, np.int32), **rest)
+                        np.asarray(keyframe, np.float32), np.asarray(box, np.float32).reshape(-1, 4),
+                        np.asarray(text, np.int32), person=None if person is None else np.asarray(person, np.int32), **rest)
     return table.select(np.lexsort((table.keyframe, table.video)))
 
 
 @dataclass
 class Detections:
-    """Boxes found on the keyframes of a table, one a row: a detector's proposals, or a model's (box, class) pairs."""
+    """Boxes found on a table's keyframes, one a row: a detector's proposals, or a model's (box, class) pairs."""
 
     video: np.ndarray             # (n,) int32, index into the table's `videos`
-    keyframe: np.ndarray          # (n,) in the table's unit: 0-based frame_idx, or seconds
+    keyframe: np.ndarray          # (n,) in its video's unit: 0-based frame_idx, or seconds
     box: np.ndarray               # (n, 4) float32 or float64, xyxy in [0, 1]
     score: np.ndarray             # (n,) float, any real number; a logit keeps more order than a sigmoid
     label: np.ndarray | None = None          # (n,) int32, index into the table's `texts`; proposals have none
@@ -126,17 +117,17 @@ def official_ids(truth: Annotations) -> list[int]:
     return truth.ids if truth.ids is not None else list(range(1, len(truth.texts) + 1))
 
 
-def exact(box: np.ndarray) -> np.ndarray:
+def six_decimals(box: np.ndarray) -> np.ndarray:
     """float64; a float32 box is brought back to the six decimals it was read from, for an exact IoU of 0.5."""
     box64 = box.astype(np.float64, copy=False)
     return np.round(box64, 6) if box.dtype == np.float32 else box64
 
 
-def boxes_of(truth: Annotations, video: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """(n, 4) float64 in the unit of the set's own annotation: pixels, to a thousandth, if sizes are known."""
+def in_official_units(truth: Annotations, video: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Boxes (n, 4) as the set's own annotation has them: pixels, to a thousandth, if sizes are known, else [0, 1]."""
     if truth.size is None:
-        return exact(box)
-    return np.round(exact(box) * np.tile(truth.size, 2)[video], 3)
+        return six_decimals(box)
+    return np.round(six_decimals(box) * np.tile(truth.size, 2)[video], 3)
 
 
 def box_iou(a: np.ndarray, b: np.ndarray, pixel: int = 0) -> np.ndarray:
@@ -157,14 +148,15 @@ def clip_boxes(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return boxes, (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
 
 
-def duplicates(*columns: np.ndarray) -> np.ndarray:
-    """Mask (n,) of rows that repeat an earlier one in all columns, each (n,)."""
+def distinct(*columns: np.ndarray) -> np.ndarray:
+    """Mask (n,) of the rows that do not repeat an earlier one in all columns, each (n,) or (n, k)."""
+    columns = [row for column in columns for row in np.atleast_2d(np.asarray(column).T)]
     order = np.lexsort(columns)                               # stable: the first of equal rows stays first
-    same = np.zeros(len(order), bool)
-    same[1:] = np.all([column[order][1:] == column[order][:-1] for column in columns], axis=0)
-    repeated = np.zeros(len(order), bool)
-    repeated[order] = same
-    return repeated
+    first = np.ones(len(order), bool)
+    first[1:] = np.any([column[order][1:] != column[order][:-1] for column in columns], axis=0)
+    mask = np.empty(len(order), bool)
+    mask[order] = first
+    return mask
 
 
 # ---------------------------------------------------------------- any mix of tables
@@ -196,53 +188,54 @@ def sample_fraction(annotations: Annotations, fraction: float, seed: int = 0) ->
 
 def merge(sets: list[Annotations]) -> Annotations:
     """Alignment sets as one table: texts that are equal become one, videos are listed set by set."""
-    texts, parts = {}, []
-    first = np.cumsum([0] + [len(one.videos) for one in sets], dtype=np.int32)
-    for one, offset in zip(sets, first):
-        ids = np.array([texts.setdefault(text, len(texts)) for text in one.texts] + [-1], np.int32)
-        parts.append((one.video + offset, one.keyframe, one.box, ids[one.text]))
-    video, keyframe, box, text = (np.concatenate(column) for column in zip(*parts))
-    units = {one.unit for one in sets}
-    seconds = np.concatenate([np.full(len(one.videos), one.unit == "second") for one in sets])
-    start = [np.zeros(len(s.videos), np.float32) if s.start_sec is None else s.start_sec for s in sets]
-    if len(units) > 1:
-        keyframe = keyframe.astype(np.float32)                 # whole frame numbers up to 16 million stay exact
-    return Annotations([v for s in sets for v in s.videos], list(texts), video, keyframe, box, text,
-                       unit=sets[0].unit if len(units) == 1 else "second",
-                       in_seconds=seconds if len(units) > 1 else None,
-                       files=[file for s in sets for file in s.files], start_sec=np.concatenate(start),
-                       faults=[fault for s in sets for fault in s.faults])
+    texts, parts, videos = {}, [], 0
+    for one in sets:
+        label = np.array([texts.setdefault(text, len(texts)) for text in one.texts] + [-1], np.int32)
+        parts.append((one.video + np.int32(videos), one.keyframe, one.box, label[one.text]))
+        videos += len(one.videos)
+    start = [np.zeros(len(one.videos), np.float32) if one.start_sec is None else one.start_sec for one in sets]
+    return Annotations([video for one in sets for video in one.videos], list(texts),
+                       *(np.concatenate(column) for column in zip(*parts)),
+                       unit=np.concatenate([one.unit for one in sets]),
+                       files=[file for one in sets for file in one.files], start_sec=np.concatenate(start),
+                       faults=[fault for one in sets for fault in one.faults])
 
 
 # ---------------------------------------------------------------- the cache of parsed tables
 
-CACHE_MAGIC = b"OVSTAD1\n"
-
-
 def cached(data, name: str, sources: list, options: list, build) -> Annotations:
-    """build() once: later calls, and other processes, map its arrays from a file and share their memory.
+    """build() once: later calls, and other processes, map its arrays from the disk and share their memory.
 
-    The file is in `data`/.ovstad_cache (in the user's cache folder where that cannot be written). It
-    counts only while the sources' sizes and times, the options and this code are what they were; one
-    that is stale or damaged is built anew.
+    The cache is a folder in `data`/.ovstad_cache (in the user's cache folder where that cannot be
+    written). Its name holds a hash of the options, of the sources' sizes and times, and of this code's;
+    one of other sources is removed, one that is damaged is built anew.
     """
-    stats = [(str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in [*sources, __file__, *Path(__file__).parent.glob("formats/*.py")]]
-    key = hashlib.sha256(json.dumps([options, stats]).encode()).hexdigest()
-    request = [options, [str(path) for path in sources], str(Path(data).resolve())]
-    label = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]
-    folder = cache_folder(data)
-    if folder is None:
+    parent = cache_folder(data)
+    if parent is None:
         return build()
-    path = folder / f"{name}-{label}.table"
-    with locked(path.with_suffix(".lock")):                    # one process of a node parses, the others wait
+    code = [__file__, *sorted(Path(__file__).parent.glob("formats/*.py"))]
+    stats = [(str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in [*sources, *code]]
+    request = f"{name}-{hash_of(options, [str(path) for path in sources], str(Path(data).resolve()))}"
+    folder = parent / f"{request}-{hash_of(stats)}"
+    with locked(parent / f"{request}.lock"):                   # one process of a node parses, the others wait
         try:
-            table, found = load_table(path)
-        except (OSError, ValueError, TypeError, KeyError):
-            found = None                                       # absent, damaged, or of other fields
-        if found != key:
-            save_table(build(), path, key)
-            table, _ = load_table(path)
-        return table
+            return load_table(folder)
+        except (OSError, ValueError, TypeError, KeyError, EOFError):
+            pass                                               # absent, damaged, or of other fields
+        for stale in parent.glob(f"{request}-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        table = build()
+        try:
+            save_table(table, folder)
+        except OSError as error:                               # a full disk, for one
+            if not folder.is_dir():                            # and no other process was faster
+                print(f"{folder}: not kept for the next time ({error.strerror or error})", file=sys.stderr)
+                return table
+        return load_table(folder)
+
+
+def hash_of(*values) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
 
 def cache_folder(data) -> Path | None:
@@ -261,7 +254,12 @@ def cache_folder(data) -> Path | None:
 @contextmanager
 def locked(path):
     """Hold a file's lock, where the system and the file system have locks."""
-    with open(path, "w") as file:
+    try:
+        file = open(path, "w")
+    except OSError:                                            # a full disk
+        yield
+        return
+    with file:
         try:
             import fcntl                                       # not on Windows
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -270,44 +268,26 @@ def locked(path):
         yield
 
 
-def save_table(table: Annotations, path: Path, key: str) -> None:
-    """One flat file: magic, checksum of the rest, length of a JSON header, header, arrays.
-
-    The arrays are at multiples of 64 bytes.
-    """
-    arrays = {k: np.ascontiguousarray(v) for k, v in vars(table).items() if isinstance(v, np.ndarray)}
-    header = {k: v for k, v in vars(table).items() if k not in arrays and k not in ("files", "cache")}
-    specs, offset = [], 0
-    for k, array in arrays.items():
-        specs.append([k, array.dtype.str, array.shape, offset])
-        offset += -(-array.nbytes // 64) * 64
-    header = json.dumps({"key": key, "fields": header, "arrays": specs}).encode()
-    header += b" " * (-(len(CACHE_MAGIC) + 12 + len(header)) % 64)
-    body = [len(header).to_bytes(8, "little"), header]
-    for array in arrays.values():
-        body += [array.reshape(-1).view(np.uint8).data, bytes(-array.nbytes % 64)]
-    checksum = 0
-    for part in body:
-        checksum = zlib.crc32(part, checksum)
-    part_path = path.with_suffix(f".{os.getpid()}.part")
-    with open(part_path, "wb") as file:
-        file.write(CACHE_MAGIC + checksum.to_bytes(4, "little"))
-        file.writelines(body)
-    os.replace(part_path, path)
+def save_table(table: Annotations, folder: Path) -> None:
+    """A folder of one .npy file an array and rest.json; it appears complete or not at all."""
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        rest = {name: value for name, value in vars(table).items() if name not in ("files", "cache")}
+        arrays = [name for name, value in rest.items() if isinstance(value, np.ndarray)]
+        for name in arrays:
+            np.save(part / f"{name}.npy", rest.pop(name))
+        rest["arrays"] = arrays
+        (part / "rest.json").write_text(json.dumps(rest), encoding="utf-8")
+        os.rename(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def load_table(path) -> tuple[Annotations, str]:
-    """A saved table, its arrays mapped read-only from the file, and its key; ValueError if the file is damaged."""
-    raw = np.memmap(path, np.uint8, "r")                       # ValueError if empty
-    start = len(CACHE_MAGIC) + 4
-    if bytes(raw[:start]) != CACHE_MAGIC + zlib.crc32(raw[start:]).to_bytes(4, "little"):
-        raise ValueError(f"{path}: damaged")
-    end = start + 8 + int.from_bytes(bytes(raw[start:start + 8]), "little")
-    header = json.loads(bytes(raw[start + 8:end]))
-    arrays = {}
-    for k, dtype, shape, offset in header["arrays"]:
-        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        arrays[k] = raw[end + offset:end + offset + count].view(dtype).reshape(shape)
-    table = Annotations(**header["fields"], **arrays)
-    table.cache = str(path)
-    return table, header["key"]
+def load_table(folder) -> Annotations:
+    """A saved table, its arrays mapped read-only from the disk; OSError or ValueError if it is damaged."""
+    rest = json.loads((Path(folder) / "rest.json").read_text(encoding="utf-8"))
+    arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in rest.pop("arrays")}
+    table = Annotations(**rest, **arrays)
+    table.cache = str(folder)
+    return table

@@ -1,18 +1,25 @@
-"""AVA: its classes, label maps and annotation, and the reconstructed OV-AVA split."""
+"""AVA v2.1 and v2.2: its classes, its annotation, and the reconstructed OV-AVA split.
+
+    ava_train_v2.2.csv                          movie, second of the whole movie, box in [0, 1], action, person
+        -5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,80,1
+    ava_val_excluded_timestamps_v2.2.csv        seconds that do not count
+        _7oWZq_s_Sk,1636
+    ava_included_timestamps_v2.2.txt            seconds that are annotated, one a line; else 902 to 1798
+"""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-from formats.files import (FRAME_FOLDERS, check_split, complain, csv_columns, find_file,
-                           find_videos, listed, places, read_label_map, walk)
-from table import Annotations, cached, clip_boxes, duplicates, keyframe_key, make_annotations
+from formats.files import (FRAME_FOLDERS, check_split, check_times, find, find_file, listed, read_columns,
+                           read_label_map, videos_on_disk, walk, whole_numbers)
+from table import Annotations, cached, clip_boxes, distinct, keyframe_key, make_annotations
 
 
 # ---------------------------------------------------------------- class names, in words and in official order
 
-# AVA's id of a name is its 1-based place: 1-14 pose, 15-63 person-object, 64-80 person-person
+# AVA's id of a name is its position, from 1: 1-14 pose, 15-63 person-object, 64-80 person-person
 AVA_80 = [
     "bend/bow (at the waist)", "crawl", "crouch/kneel", "dance", "fall down", "get up", "jump/leap", "lie/sleep",
     "martial art", "run/jog", "sit", "stand", "swim", "walk", "answer phone", "brush teeth",
@@ -84,7 +91,7 @@ def read_ava(data, split: str = "train", version: str | None = None, all_classes
     names = read_label_map(label_map) if label_map else names
     table = cached(data, "ava", [p for p in (path, excluded, included) if p], [split, sorted(names.items())],
                    lambda: ava_table(path, excluded, included, names, not label_map, split == "val"))
-    table.files = find_videos(table.videos, files, frames)
+    table.files = videos_on_disk(table.videos, files, frames)
     cut = [bool(file) and ("15min" in os.path.relpath(file, data) or Path(file).parent.name in FRAME_FOLDERS)
            for file in table.files]
     table.start_sec = np.where(cut, 900, 0).astype(np.float32)
@@ -93,21 +100,21 @@ def read_ava(data, split: str = "train", version: str | None = None, all_classes
 
 def ava_table(path, excluded, included, names: dict[int, str], is_ava: bool, every_keyframe: bool) -> Annotations:
     layout = "video,second,x1,y1,x2,y2,action_id[,person_id] or video,second"
-    lines, (movies,), numbers = csv_columns(path, (2, 7, 8), (0,), (1, 2, 3, 4, 5, 6, 7), layout)
-    out_lines, (out_movies,), out_seconds = csv_columns(excluded, (2,), (0,), (1,), "video,second")
-    for file, at, second in ((path, lines, numbers[:, 0]), (excluded, out_lines, out_seconds[:, 0])):
-        complain(file, at, ~np.isfinite(second), lambda i: f"no second; expected {layout}")
+    lines, texts, numbers = read_columns(path, layout)
+    out_lines, out_texts, out_numbers = read_columns(excluded, "video,second")
     seconds = np.arange(902, 1799)
     if included:
-        listed_seconds = csv_columns(included, (1,), (), (0,), "one second a line")[2]
-        seconds = np.unique(listed_seconds.astype(int))
+        seconds = np.unique(read_columns(included, "second", texts=())[2]["second"].astype(int))
 
-    videos, video = places(movies)
-    second, box, action, person = numbers[:, 0].astype(int), numbers[:, 1:5], numbers[:, 5], numbers[:, 6]
-    people = ~np.isnan(numbers[:, 1:6]).all(axis=1)            # else a row of two columns: nobody in this keyframe
+    (videos, video), (out_videos, out_video) = texts["video"], out_texts["video"]
+    check_times(path, lines, numbers["second"])
+    check_times(excluded, out_lines, out_numbers["second"])
+    second, action = numbers["second"].astype(int), numbers["action_id"]
+    people = ~np.isnan(numbers["box"][:, 0])                   # else a row of two columns: nobody in this keyframe
+    person = whole_numbers(path, lines, numbers["person_id"], "person")
     keys = keyframe_key(video, second)
-    out = keyframe_key(places(out_movies, videos)[1], out_seconds[:, 0].astype(int))
-    box, good = clip_boxes(box)
+    out = keyframe_key(find(out_videos, videos)[out_video], out_numbers["second"].astype(int))
+    box, good = clip_boxes(numbers["box"])
     known = np.array(sorted(names))
     # a class that AVA has but does not evaluate is no fault
     official = np.isin(action, np.arange(1, 81) if is_ava else known)
@@ -116,11 +123,11 @@ def ava_table(path, excluded, included, names: dict[int, str], is_ava: bool, eve
                         (~official, "the action id is not in the label map, dropped"),
                         (~np.isin(second, seconds),
                          f"not an annotated second ({seconds[0]}-{seconds[-1]}), dropped"),
-                        (duplicates(action, person, *box.T, keys), "the row is there twice, dropped")):
+                        (~distinct(keys, box, action, person), "the row is there twice, dropped")):
         faults += listed(path, lines, people & bad, reason)
         people &= ~bad
     rows = np.flatnonzero(people & np.isin(action, known) & ~np.isin(keys, out))
-    video, second, box, person = video[rows], second[rows], box[rows], np.nan_to_num(person[rows], nan=-1)
+    video, second, box, person = video[rows], second[rows], box[rows], person[rows]
     text = np.searchsorted(known, action[rows])
     if every_keyframe:
         all_video, all_second = np.repeat(np.arange(len(videos)), len(seconds)), np.tile(seconds, len(videos))

@@ -1,13 +1,16 @@
 """Reading files that may be wrong: CSV, JSON, pickles of strangers, and where official files lie."""
 
 import csv
+import gzip
 import json
 import os
 import pickle
 import re
+import zlib
+from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -17,84 +20,138 @@ from tqdm import tqdm
 # ---------------------------------------------------------------- faults, in one line
 
 def complain(path, lines, bad: np.ndarray, message) -> None:
-    """ValueError "path:line: message(i)" if any row i is bad (n,), with the number of the others."""
+    """ValueError "path:line: message(row)" if any of n rows is bad (n,), with the number of the others."""
     if bad.any():
-        i, more = int(bad.argmax()), int(bad.sum()) - 1
-        raise ValueError(f"{path}:{lines[i]}: {message(i)}" + (f" (and {more} rows more)" if more else ""))
+        row, more = int(bad.argmax()), int(bad.sum()) - 1
+        raise ValueError(f"{path}:{lines[row]}: {message(row)}" + (f" (and {more} rows more)" if more else ""))
 
 
-def check_boxes(boxes: np.ndarray, path, lines) -> None:
-    """ValueError at the first of (n, 4) boxes that is not x1 < x2, y1 < y2 in [0, 1]; lines: (n,) of the file."""
-    x1, y1, x2, y2 = np.asarray(boxes).T
-    good = (0 <= x1) & (x1 < x2) & (x2 <= 1) & (0 <= y1) & (y1 < y2) & (y2 <= 1)
-    pixels = ("; these look like pixels: divide x by the picture's width, y by its height"
-              if (boxes > 2).any() else "")
-    complain(path, lines, ~good, lambda i: f"box {', '.join(f'{v:g}' for v in boxes[i])} is not x1 < x2, y1 < y2 "
-                                           f"in [0, 1]{pixels}")
+def check_boxes(path, lines, box: np.ndarray, order: str = "<") -> None:
+    """ValueError at the first of (n, 4) boxes outside [0, 1], or whose corners are not in order: < or <=, "" is any."""
+    def words(row):
+        return f"box {', '.join(f'{x:g}' for x in box[row])}"
+
+    x1, y1, x2, y2 = box.T
+    complain(path, lines, ~((0 <= box) & (box <= 1)).all(axis=1), lambda row: f"{words(row)} is outside [0, 1]; "
+             "divide pixels by the picture's width and height, and cut boxes at its border")
+    ordered = (x1 < x2) & (y1 < y2) | ((order != "<") & (x1 <= x2) & (y1 <= y2)) | (not order)
+    complain(path, lines, ~ordered, lambda row: f"{words(row)} is not x1 {order} x2, y1 {order} y2")
+
+
+def check_times(path, lines, keyframe: np.ndarray, frames: bool = False) -> None:
+    """ValueError at the first of (n,) keyframes that is no second, or no frame number as files count them, from 1."""
+    good = (keyframe >= frames) & (keyframe < 2 ** 24)         # as float32 keeps whole numbers
+    what = "a frame number, 1 or more" if frames else "a time in seconds, 0 or more"
+    complain(path, lines, ~good | (frames and keyframe != np.rint(keyframe)),
+             lambda row: f"keyframe {keyframe[row]:g} is not {what}")
+
+
+def whole_numbers(path, lines, values: np.ndarray, what: str) -> np.ndarray:
+    """Optional whole numbers (n,) float64, NaN where there is none, as (n,) int32, there -1."""
+    good = (values == np.rint(values)) & (np.abs(values) < 2 ** 31) | np.isnan(values)
+    complain(path, lines, ~good, lambda row: f"{what} {values[row]:.17g} is not a whole number of at most nine digits")
+    return np.nan_to_num(values, nan=-1).astype(np.int32)
 
 
 def listed(path, lines, bad: np.ndarray, reason: str) -> list[str]:
     """Faults "file:line: reason" of the bad rows (n,) of an official file: the first 100, and how many more."""
     rows = np.flatnonzero(bad)
     more = [f"{Path(path).name}: {len(rows) - 100} rows more: {reason}"] if len(rows) > 100 else []
-    return [f"{Path(path).name}:{lines[i]}: {reason}" for i in rows[:100]] + more
+    return [f"{Path(path).name}:{lines[row]}: {reason}" for row in rows[:100]] + more
 
 
-# ---------------------------------------------------------------- CSV
+# ---------------------------------------------------------------- CSV and lists
 
-def csv_columns(path, widths: tuple[int, ...], texts: tuple[int, ...], numbers: tuple[int, ...], layout: str):
-    """Columns of a CSV: line numbers (n,), one list of str a text column, numbers (n, k) float64.
+def read_columns(path, layout: str, texts: tuple[str, ...] = ("video",)) -> tuple[np.ndarray, dict, dict]:
+    """Columns of a CSV, plain or .gz, by the names in its layout: lines (n,), texts and numbers.
 
-    widths: how many columns a row may have; an absent or empty cell is "" or NaN. layout says in an
-    error what a row should hold. Blank lines and a header (first cell "video") are skipped.
+    The layout, which errors repeat, is such as "video,second,x1,y1,x2,y2,text[,person] or
+    video,second": a row has one of its forms, a column in brackets may be left out, one without a
+    name is skipped. A text column is its distinct cells and an index into them (n,) int32; a number
+    is (n,) float64, and "box" (n, 4) holds x1,y1,x2,y2. What a row does not have is "" or NaN.
     """
-    width, lines, columns, parts = max(widths), [], [[] for _ in texts], []
+    long, short = (layout.split(" or ") * 2)[:2]
+    names, must = (re.sub(pattern, "", long).split(",") for pattern in (r"[\[\]]", r"\[.*\]"))
+    widths, short = {len(names), len(must), short.count(",") + 1}, re.sub(r"\[.*\]", "", short).split(",")
+    index = {name: defaultdict(count().__next__) for name in texts}
+    numeric = [name for name in names if name and name not in texts]
+    lines, labels, numbers = [], [np.zeros((len(texts), 0), np.int32)], [np.zeros((len(numeric), 0))]
+    rows = csv_rows(path)
+    while chunk := list(islice(rows, 512)):                    # short chunks: six times faster than long lists
+        line, cells = zip(*chunk)
+        if not set(map(len, cells)) <= widths:
+            at, row = next((at, row) for at, row in chunk if len(row) not in widths)
+            raise ValueError(f"{path}:{at}: {len(row)} columns; expected {layout}")
+        column = dict(zip_longest(names, zip_longest(*cells, fillvalue=""), fillvalue=("",) * len(cells)))
+        lines += line
+        labels.append(np.array([list(map(index[name].__getitem__, map(str.strip, column[name]))) for name in texts],
+                               np.int32).reshape(len(texts), len(line)))
+        numbers.append([numbers_in(column[name], path, line, layout) for name in numeric])
+    lines, numbers = np.array(lines, np.int64), np.concatenate(numbers, axis=1)
+    labels = np.concatenate(labels, axis=1)
+
+    # a row of the long form has all columns that no bracket makes optional, of texts only the first
+    filled = {name: label != index[name].get("", -1) for name, label in zip(texts, labels)}
+    filled |= {name: ~np.isnan(number) for name, number in zip(numeric, numbers)}
+    is_long = np.any([filled[name] for name in must if name and name not in short], axis=0)
+    for name in must:
+        if name == names[0] or name in numeric:
+            good = np.isfinite(numbers[numeric.index(name)]) if name in numeric else filled[name]
+            complain(path, lines, ~good & (is_long | (name in short)),
+                     lambda row: f"{name} is absent or not a finite number; expected {layout}")
+    texts = {name: (list(index[name]), label) for name, label in zip(texts, labels)}
+    first = numeric.index("x1") if "x1" in numeric else 0
+    return lines, texts, dict(zip(numeric, numbers)) | {"box": numbers[first:first + 4].T}
+
+
+def csv_rows(path):
+    """(line, cells) of each row of a CSV, without blank lines and a header, whose first cell is "video"."""
+    line, header = 1, True
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            numbered = ((reader.line_num, row) for row in reader if row)
-            while chunk := list(islice(numbered, 512)):        # short chunks: six times faster than long lists
-                if not lines and chunk[0][1][0].strip().lower() in ("video", "video_id"):
-                    chunk = chunk[1:]
-                for line, row in chunk:
-                    if len(row) not in widths:
-                        raise ValueError(f"{path}:{line}: {len(row)} columns, expected {layout}")
-                    lines.append(line)
-                cells = list(zip(*(row + [""] * (width - len(row)) for _, row in chunk))) or [()] * width
-                for column, c in zip(columns, texts):
-                    column += map(str.strip, cells[c])
-                try:
-                    parts.append(np.array([[cell or "nan" for cell in cells[c]] for c in numbers], np.float64).T)
-                except ValueError:
-                    raise first_non_number(path, chunk, numbers, layout) from None
-    except (UnicodeDecodeError, csv.Error) as error:
+        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            for row in reader:
+                if reader.line_num > line:
+                    raise ValueError(f"{path}:{line}: a line break inside a cell; is a quote not closed?")
+                if row and not (header and row[0].strip().lower() in ("video", "video_id")):
+                    yield line, row
+                header, line = header and not row, line + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}:{line}: not a row of a CSV ({error}); is a quote not closed?") from None
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a text file in UTF-8 with commas ({error})") from None
-    return np.array(lines, np.int64), columns, np.concatenate(parts or [np.zeros((0, len(numbers)))])
 
 
-def first_non_number(path, chunk, numbers, layout) -> ValueError:
-    for line, row in chunk:
-        for cell in (row[c] for c in numbers if c < len(row) and row[c]):
+def numbers_in(cells: tuple[str, ...], path, lines, layout: str) -> np.ndarray | list[float]:
+    """A column of numbers, NaN where a cell is empty."""
+    try:
+        return np.array(cells, np.float64)
+    except ValueError:
+        numbers = []
+        for cell, line in zip(cells, lines):
             try:
-                float(cell)
+                numbers.append(float(cell.strip() or "nan"))
             except ValueError:
-                return ValueError(f"{path}:{line}: {cell!r} is not a number; expected {layout}")
+                raise ValueError(f"{path}:{line}: {cell!r} is not a number; expected {layout}") from None
+        return numbers
 
 
-def places(names: list[str], known: list[str] | None = None) -> tuple[list[str], np.ndarray]:
-    """Distinct names in order of appearance, and each name's place among them (n,); known: fixed list, else -1."""
-    if known is not None:
-        place = {name: i for i, name in enumerate(known)}
-        return known, np.array([place.get(name, -1) for name in names], np.int32)
-    place = {}
-    at = np.array([place.setdefault(name, len(place)) for name in names], np.int32)
-    return list(place), at
+def find(names: list[str], known: list[str]) -> np.ndarray:
+    """The index of each name among the known ones, or -1: (n,) int32."""
+    index = {name: i for i, name in enumerate(known)}
+    return np.array([index.get(name, -1) for name in names], np.int32)
+
+
+def read_text(path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from None
 
 
 def read_list(path) -> set[str]:
     """The first column of a file of one video a line, such as AVA's ground truth or its lists."""
-    with open(path, encoding="utf-8-sig") as file:
-        return {line.split(",")[0].strip() for line in file} - {""}
+    return {line.split(",")[0].strip() for line in read_text(path).splitlines()} - {""}
 
 
 @contextmanager
@@ -114,7 +171,7 @@ def replacing(path, binary: bool = False):
 
 def read_label_map(path) -> dict[int, str]:
     """{action id: class name} of a pbtxt in any of its layouts, also without newlines, or of lines `id: name`."""
-    text = Path(path).read_text(encoding="utf-8-sig")
+    text = read_text(path)
     names, pairs, labels = [], [], {}
 
     def number(match) -> str:                                  # a name may hold anything, even "item {"
@@ -123,13 +180,15 @@ def read_label_map(path) -> dict[int, str]:
 
     plain = re.sub(r"""(?<=:)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""", number, text)
     for block in re.split(r"\b(?:item|label)\s*\{", plain)[1:]:
-        name, i = re.search(r'\bname\s*:\s*"(\d+)"', block), re.search(r"\b(?:label_)?id\s*:\s*(\d+)", block)
+        name = re.search(r'\bname\s*:\s*"(\d+)"', block)
+        i = re.search(r"\b(?:label_)?id\s*:\s*([0-9]{1,9})\b", block)
         if not name or not i:
             raise ValueError(f"{path}: item {len(pairs) + 1} lacks a name or an id; expected items like "
                              'item { name: "stand" id: 12 }')
         pairs.append((int(i[1]), names[int(name[1])]))
-    pairs = pairs or [(int(i), name) for i, name in
-                      re.findall(r"^[ \t]*(\d+)[ \t]*:[ \t]*(.*\S)", text, re.MULTILINE)]
+    if not pairs:
+        cut = (line.partition(":") for line in text.splitlines())
+        pairs = [(int(i), name.strip()) for i, _, name in cut if re.fullmatch(r"\s*[0-9]{1,9}\s*", i) and name.strip()]
     for i, name in pairs:
         if i in labels or i < 1:
             raise ValueError(f"{path}: action id {i} {'is there twice' if i in labels else 'is not 1 or more'}")
@@ -175,21 +234,56 @@ def load_pickle(path):
     try:
         with open(path, "rb") as file:
             return SafeUnpickler(file, encoding="latin1").load()
+    except FileNotFoundError:
+        raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged or not a pickle ({error}); download it again") from None
+    except Exception as error:                                 # damaged bytes may raise anything
+        raise ValueError(f"{path}: damaged or not a pickle ({type(error).__name__}: {error}); "
+                         "download it again") from None
 
 
 def load_json(path):
     """The value in a JSON file; ValueError with the line where it is not one."""
+    text = read_text(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}); download it again") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from None
+    except (RecursionError, ValueError) as error:              # 50,000 brackets, a number of 5,000 digits
+        raise ValueError(f"{path}: not JSON that an annotation would hold ({error}); download it again") from None
+
+
+# ---------------------------------------------------------------- what a format promises
+
+def field(entry, key: str, kind, where: str, form: str = ""):
+    """entry[key] if entry is a dict and the value of the kind (bool is no number); else ValueError.
+
+    where: the file and the entry, for the error; form: how the value looks, where its kind does not tell.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: a {type(entry).__name__}, expected an object with {key}")
+    if key not in entry:
+        raise ValueError(f"{where}: has no {key}")
+    check_kind(entry[key], kind, f"{where}: {key}", form)
+    return entry[key]
+
+
+def check_kind(value, kind, where: str, form: str = "") -> None:
+    """ValueError unless the value is of the kind; a bool is no number, and numbers are finite and below 2^31."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{where} is a {type(value).__name__}; expected {form or names}")
+    if isinstance(value, (int, float, np.number)) and not abs(value) < 2 ** 31:          # nor is NaN
+        raise ValueError(f"{where} is no number of at most nine digits")
+
+
+def array_of(value, columns: int, where: str) -> np.ndarray:
+    """An array (n, columns) of finite numbers, as float64: in uint8, x + w would wrap."""
+    check_kind(value, np.ndarray, where)
+    if value.ndim != 2 or value.shape[1] != columns or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+        raise ValueError(f"{where} is {value.dtype} {value.shape}; expected finite numbers (n, {columns})")
+    return value.astype(np.float64)
 
 
 # ---------------------------------------------------------------- finding official files
@@ -222,7 +316,7 @@ def find_file(files: list[Path], patterns: list[str], root, source: str) -> Path
     raise FileNotFoundError(f"{' or '.join(patterns)} is not under {root}; get it from {source}")
 
 
-def find_videos(keys: list[str], files: list[Path], frames: list[Path]) -> list[str]:
+def videos_on_disk(keys: list[str], files: list[Path], frames: list[Path]) -> list[str]:
     """For each video key its frame folder, or the video file of that name in whichever folder; "" if neither."""
     stems = {path.stem: str(path) for path in reversed(files) if path.suffix.lower() in VIDEO_SUFFIXES}
     found = []

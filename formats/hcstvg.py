@@ -1,8 +1,15 @@
-"""HC-STVG: descriptions of film clips, split into sentences of one action each."""
+"""HC-STVG: descriptions of film clips, split into sentences of one action each.
+
+    train.json, test.json (v1), trainv2.json, valv2.json        clip -> entry, boxes are x, y, w, h in pixels
+        {"55_vfjywN5CN0Y.mp4": {"bbox": [[32, 24, 64, 48], ...], "st_frame": 1, "st_time": 0.0, "ed_time": 4.2,
+         "img_num": 500, "width": 320, "height": 240, "caption": "The man walks in and sits down."}, ...}
+
+`st_frame` counts from 1, a clip lasts 20 s. Original files of v2 have "img_size": [height, width] and "English".
+"""
 
 import numpy as np
 
-from formats.files import check_split, find_file, find_videos, load_json, walk
+from formats.files import check_kind, check_split, field, find_file, load_json, videos_on_disk, walk
 from formats.sentences import split_sentences
 from table import Annotations, cached, clip_boxes, make_annotations, merge
 
@@ -26,26 +33,18 @@ def read_hcstvg(data, split: str = "train", version: int | None = None) -> Annot
     path = find_file(files, patterns[version] if version else patterns[2] + patterns[1], data,
                      HCSTVG_SOURCE)
     table = cached(data, "hcstvg", [path], [split], lambda: hcstvg_table(path))
-    table.files = find_videos(table.videos, files, [])
+    table.files = videos_on_disk(table.videos, files, [])
     return table
 
 
 def hcstvg_table(path) -> Annotations:
     entries, sentences, faults = load_json(path), {}, []
-    if not isinstance(entries, dict):
-        raise ValueError(f"{path}: a {type(entries).__name__}; HC-STVG's file is one object, clip name -> entry")
+    check_kind(entries, dict, path, "HC-STVG's one object, clip name -> entry")
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)]
     for v, (clip, entry) in enumerate(entries.items()):
-        try:
-            size = (entry["width"], entry["height"]) if "width" in entry else entry["img_size"][::-1]
-            text = entry["caption"] if "caption" in entry else entry["English"]
-            xywh, first = np.array(entry["bbox"], np.float64).reshape(-1, 4), int(entry["st_frame"]) - 1
-            scale = np.tile(np.array(size, np.float64), 2)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{path}: clip {clip}: expected bbox, st_frame, width and height "
-                             "(or img_size), caption (or English); "
-                             f"{type(error).__name__}: {error}") from None
-        box, good = clip_boxes(np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]) / scale)
+        where = f"{path}: clip {clip}"
+        xywh, first, size, text = hcstvg_entry(entry, where)
+        box, good = clip_boxes(np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]) / np.tile(size, 2))
         good &= first + np.arange(len(box)) >= 0
         short = split_sentences(text)[:len(box)]               # never more sentences than frames
         if not good.all() or not short:
@@ -59,3 +58,24 @@ def hcstvg_table(path) -> Annotations:
         parts.append((box[rows], first + rows, np.full(len(rows), v), text[rows]))
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(entries, sentences, video, frame, box, text, faults=faults)
+
+
+def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:
+    """Boxes (n, 4) x y w h in pixels, the 0-based first frame, the size (width, height), and the description."""
+    check_kind(entry, dict, where, "an object with bbox, st_frame, width and height (or img_size), caption (or English)")
+    number = (int, float)
+    boxes, first = field(entry, "bbox", list, where), int(field(entry, "st_frame", number, where)) - 1
+    for box in boxes:
+        check_kind(box, list, f"{where}: bbox: a box", "[x, y, w, h]")
+        for side in box:
+            check_kind(side, number, f"{where}: bbox: a side")
+        if len(box) != 4:
+            raise ValueError(f"{where}: bbox: a box of {len(box)} numbers; expected [x, y, w, h]")
+    size = field(entry, "img_size", list, where, "[height, width]")[::-1] if "width" not in entry else [
+        field(entry, key, number, where) for key in ("width", "height")]
+    for side in size:
+        check_kind(side, number, f"{where}: img_size")
+    if len(size) != 2 or min(size) < 1 or not -2 < first + len(boxes) < 2 ** 24:
+        raise ValueError(f"{where}: size {size}, st_frame {first + 1} and {len(boxes)} boxes are no tube in a picture")
+    text = field(entry, "caption" if "caption" in entry else "English", str, where)
+    return np.array(boxes, np.float64).reshape(-1, 4), first, np.array(size, np.float64), text

@@ -1,12 +1,17 @@
-"""A user's own data: the annotations CSV."""
+"""A user's own data: the annotations CSV.
+
+    video,keyframe,x1,y1,x2,y2,text,person            an optional header
+    clips/a.mp4,2.5,0.1,0.2,0.3,0.4,"wave, then sit",7
+    clips/a.mp4,4                                     nobody is there
+"""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_boxes, complain, csv_columns, places
-from table import Annotations, duplicates, make_annotations
+from formats.files import check_boxes, check_times, complain, find, read_columns, whole_numbers
+from table import Annotations, distinct, make_annotations
 
 
 def read_csv(path, root=None) -> Annotations:
@@ -19,27 +24,25 @@ def read_csv(path, root=None) -> Annotations:
     path = Path(path)
     root = path.parent if root is None else Path(root)
     layout = "video,keyframe,x1,y1,x2,y2,text[,person] or video,keyframe"
-    lines, (names, texts), numbers = csv_columns(path, (2, 7, 8), (0, 6), (1, 2, 3, 4, 5, 7), layout)
-    keyframe, box, person = numbers[:, 0], numbers[:, 1:5], numbers[:, 5]
+    lines, texts, numbers = read_columns(path, layout, ("video", "text"))
     if not len(lines):
         raise ValueError(f"{path}: no rows; expected {layout}")
-    nobody = np.isnan(box).all(axis=1) & np.array([not text for text in texts])
-    complain(path, lines, ~(np.isfinite(keyframe) & (keyframe >= 0)),
-             lambda i: f"keyframe {keyframe[i]:g} is not a time in the video; expected seconds, 0 or more")
-    check_boxes(box[~nobody], path, lines[~nobody])
-    complain(path, lines, ~nobody & np.array([not text for text in texts]), lambda i: "the box has no text")
-    complain(path, lines, ~np.isnan(person) & (person != np.rint(person)),
-             lambda i: f"person {person[i]:g} is not a whole number")
+    (videos, video), (words, word) = texts["video"], texts["text"]
+    keyframe, box = numbers["keyframe"], numbers["box"]
+    nobody = np.isnan(box[:, 0])
+    known = sorted(set(words) - {""})
+    text = find(words, known)[word]
+    check_times(path, lines, keyframe)
+    check_boxes(path, lines[~nobody], box[~nobody])
+    complain(path, lines, ~nobody & (text < 0), lambda row: "the box has no text")
+    person = whole_numbers(path, lines, numbers["person"], "person")
 
-    videos, video = places(names)
     files = [str(root / name) for name in videos]
     absent = np.array([not os.path.exists(file) for file in files])
-    complain(path, lines, absent[video], lambda i: f"video {names[i]!r} is not in {root}; write paths relative "
-             f"to it, or name another folder ({absent.sum()} of {len(videos)} videos are absent)")
-    known = sorted({text for text in texts if text})
-    text = places(texts, known)[1]
+    complain(path, lines, absent[video], lambda row: f"video {videos[video[row]]!r} is not in {root}; write paths "
+             f"relative to it, or name another folder ({absent.sum()} of {len(videos)} videos are absent)")
     box = np.where(nobody[:, None], 0, box)
-    complain(path, lines, duplicates(text, *box.T, keyframe, video),
-             lambda i: f"the row is there twice: {names[i]}, {keyframe[i]:g}, {texts[i]!r}")
-    return make_annotations(videos, known, video, keyframe, box, text, unit="second", files=files,
-                            person=np.nan_to_num(person, nan=-1) if np.isfinite(person).any() else None)
+    complain(path, lines, ~distinct(video, keyframe, box, text), lambda row: "the row is there twice: "
+             f"{videos[video[row]]}, {keyframe[row]:g}, {words[word[row]]!r}")
+    return make_annotations(videos, known, video, keyframe, box, text, person if (person >= 0).any() else None,
+                            unit="second", files=files)

@@ -1,102 +1,128 @@
-"""Proposals: boxes that a detector found, in our CSV and in the files of other detectors."""
+"""Proposals: boxes that a detector found, in our CSV and in the files of other detectors.
+
+    our CSV, and LFB's              1j20qq1JyX4,0902,0.036,0.098,0.550,0.979,,0.995518      frames count from 1
+    mmaction2's dense pickle        {"1j20qq1JyX4,0902": array (n, 5) of x1, y1, x2, y2, score}
+    OpenMixer's pickle              {video: {"boxes": {frame: (n, 4)}, "scores": {frame: (n,)}}}, frames from 1
+    ACT's detections                array (n, 8) of video number, frame from 1, label, score, x1, y1, x2, y2 in pixels
+"""
 
 import csv
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from formats.files import complain, csv_columns, load_pickle, places
-from table import Annotations, Detections, clip_boxes, duplicates, keyframe_key, box_iou
+from formats.files import array_of, check_kind, check_times, complain, field, find, load_pickle, read_columns, replacing
+from table import Annotations, Detections, box_iou, clip_boxes, distinct, keyframe_key
 
 
 def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> Detections:
-    """Proposals of score >= min_score on the keyframes of `annotations`; those on other keyframes are left out.
+    """Proposals of score >= min_score on the keyframes of `annotations`, the best of a keyframe first.
 
-    Reads our CSV (`video,keyframe,x1,y1,x2,y2,,score`, which is LFB's), mmaction2's dense pickle
-    ("movie,second" -> (n, 5)), OpenMixer's pickle (video -> boxes and scores by frame) and ACT's
-    detections (rows of video, frame, label, score, box in pixels). ValueError where boxes are in pixels
-    but the format has them in [0, 1], or where the videos are not those of `annotations`.
+    Those on other keyframes are left out. ValueError where boxes are in pixels but the format has
+    them in [0, 1], where more than one in ten is empty or has its corners swapped, or where the
+    videos are not those of `annotations`.
     """
-    if Path(path).suffix in (".pkl", ".pickle"):
-        names, keyframe, box, score, lines = pickled_proposals(path, annotations)
-    else:
-        layout = "video,keyframe,x1,y1,x2,y2,,score"
-        lines, (names,), numbers = csv_columns(path, (8,), (0,), (1, 2, 3, 4, 5, 7), layout)
-        keyframe, box, score = numbers[:, 0], numbers[:, 1:5], numbers[:, 5]
-        complain(path, lines, ~np.isfinite(numbers).all(axis=1),
-                 lambda i: f"a number is missing; expected {layout}")
-    complain(path, lines, (score < 0) | (score > 1), lambda i: f"score {score[i]:g} is not in [0, 1]; in a "
-             "ground-truth file the last column is a person, in proposals it is the detector's score")
-    # detectors overshoot the border by a little; more than that means another unit
-    complain(path, lines, ((box < -0.5) | (box > 1.5)).any(axis=1), lambda i: f"box {box[i].tolist()} looks like "
-             "pixels; expected xyxy in [0, 1]: divide x by the picture's width, y by its height")
-    videos, place = places(names)
-    video = places(videos, annotations.videos)[1]
-    covered, total = int((video >= 0).sum()), len(set(annotations.video.tolist()))
+    videos, video, keyframe, box, score = proposal_rows(path, annotations)
+    index = find(videos, annotations.videos)
+    covered, total = int((index >= 0).sum()), len(np.unique(annotations.video))
     if 2 * covered < min(len(videos), total) or not covered:
         raise ValueError(f"{path}: only {covered} of its {len(videos)} videos are among the {total} of the "
                          f"annotations; it has {videos[:1]}, they have {annotations.videos[:1]}. "
                          "Proposals of another dataset or split?")
-    video = video[place]
-
-    box, good = clip_boxes(box)
-    rows = np.flatnonzero(good & (video >= 0) & (score >= min_score))
+    video = index[video]
+    keyframe = keyframe - (annotations.unit == "frame")[video]                 # files count frames from 1
+    rows = np.flatnonzero((video >= 0) & (score >= min_score))
     known = keyframe_key(annotations.video, annotations.keyframe)
-    key = keyframe_key(video[rows], keyframe[rows] - (annotations.unit == "frame"))   # files count frames from 1
-    at = np.searchsorted(known, key).clip(max=len(known) - 1)
+    key = keyframe_key(video[rows], keyframe[rows])
+    at = np.searchsorted(known, key).clip(max=len(known) - 1)                  # a row of the table for each
     rows, at = rows[known[at] == key], at[known[at] == key]
     rows, at = (x[np.lexsort((-score[rows], at))] for x in (rows, at))
-    once = ~duplicates(*box[rows].T, at)                       # LFB repeats a box for each of its labels
+    once = distinct(at, box[rows])                             # LFB repeats a box for each of its labels
     rows, at = rows[once], at[once]
     return Detections(annotations.video[at], annotations.keyframe[at], box[rows].astype(np.float32),
-                     score[rows].astype(np.float32))
+                      score[rows].astype(np.float32))
 
 
-def pickled_proposals(path, annotations: Annotations):
-    """Names, keyframes (n,) as the file counts them, boxes (n, 4), scores (n,), places in the file (n,)."""
+def proposal_rows(path, annotations: Annotations | None = None):
+    """All rows of a file of proposals: its videos, and of each row the index of its video (n,), its keyframe as
+    the file counts it (n,), box (n, 4) cut to [0, 1] and score (n,). ACT's need the `annotations` they number."""
+    if Path(path).suffix in (".pkl", ".pickle"):
+        videos, video, keyframe, box, score, lines = pickled_proposals(path, annotations)
+    else:
+        lines, texts, numbers = read_columns(path, "video,keyframe,x1,y1,x2,y2,,score")
+        (videos, video), keyframe, box, score = texts["video"], numbers["keyframe"], numbers["box"], numbers["score"]
+    check_times(path, lines, keyframe)
+    complain(path, lines, (score < 0) | (score > 1), lambda row: f"score {score[row]:g} is not in [0, 1]; in a "
+             "ground-truth file the last column is a person, in proposals it is the detector's score")
+    # detectors overshoot the border by a little; more than that means another unit
+    complain(path, lines, ((box < -0.5) | (box > 1.5)).any(axis=1), lambda row: f"box {box[row].tolist()} looks like "
+             "pixels; expected xyxy in [0, 1]: divide x by the picture's width, y by its height")
+    wrong = (box[:, 0] > box[:, 2]) | (box[:, 1] > box[:, 3])
+    if 10 * wrong.sum() > len(box):
+        complain(path, lines, wrong, lambda row: f"box {box[row].tolist()} is not x1 < x2, y1 < y2; "
+                 "are its corners swapped, or is it x, y, width, height?")
+    if wrong.any() and os.environ.get("RANK", "0") == "0":     # once, of all processes
+        print(f"{path}: {wrong.sum():,} of {len(box):,} boxes are not x1 < x2, y1 < y2, the first in line "
+              f"{lines[wrong.argmax()]}; left out", file=sys.stderr)
+    box, good = clip_boxes(box)
+    return videos, video[good], keyframe[good], box[good], score[good]
+
+
+def pickled_proposals(path, annotations: Annotations | None):
+    """As `proposal_rows`, with boxes as they stand in the file, and the number of each row (n,)."""
     found = load_pickle(path)
-    table = found[0] if isinstance(found, (tuple, list)) and found else found
-    if isinstance(table, np.ndarray) and table.ndim == 2 and table.shape[1] == 8 and annotations.size is not None:
-        index = table[:, 0].astype(int)
-        if len(index) and not 0 <= index.min() <= index.max() < len(annotations.videos):
-            raise ValueError(f"{path}: video number {index.max()} of {len(annotations.videos)}; another split?")
-        box = table[:, 4:8] / np.tile(annotations.size[index], 2)
-        return [annotations.videos[i] for i in index], table[:, 1], box, table[:, 3], np.arange(len(table))
-    names, keyframe, arrays = [], [], []
-    try:
-        for key, value in found.items():
-            if isinstance(value, dict):                        # OpenMixer: one entry a video
-                frames = [(key, frame, np.column_stack([boxes, value["scores"][frame]]))
-                          for frame, boxes in value["boxes"].items() if len(boxes)]
-            else:                                              # mmaction2: one entry a keyframe
-                frames = [(*key.rsplit(",", 1), np.asarray(value))]
-            for name, frame, rows in frames:
-                names += [name] * len(rows)
-                keyframe += [float(frame)] * len(rows)
-                arrays.append(rows.astype(np.float64).reshape(-1, 5))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: neither mmaction2's ('movie,second' -> (n, 5)), "
-                         "OpenMixer's (video -> boxes and scores) nor ACT's proposals, (n, 8) "
-                         f"({type(error).__name__}: {error})") from None
-    rows = np.concatenate(arrays or [np.zeros((0, 5))])
+    found = found[0] if isinstance(found, (tuple, list)) and found else found
+    if isinstance(found, np.ndarray) and annotations is not None and annotations.size is not None:
+        found = array_of(found, 8, f"{path}: ACT's detections")
+        video = found[:, 0].astype(int)
+        if len(video) and not 0 <= video.min() <= video.max() < len(annotations.videos):
+            raise ValueError(f"{path}: video number {video.max()} of {len(annotations.videos)}; another split?")
+        box = found[:, 4:8] / np.tile(annotations.size[video], 2)
+        return annotations.videos, video, found[:, 1], box, found[:, 3], np.arange(len(found))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: a {type(found).__name__}, neither mmaction2's ('movie,second' -> (n, 5)), "
+                         "OpenMixer's (video -> boxes and scores) nor ACT's proposals, (n, 8)")
+    videos, video, keyframe, rows = {}, [], [], [np.zeros((0, 5))]
+    for key, value in found.items():
+        check_kind(key, str, f"{path}: a key", "'movie,second' or a video")
+        where = f"{path}: {key}"
+        if isinstance(value, dict):                            # OpenMixer: one entry a video
+            boxes, scores = (field(value, name, dict, where) for name in ("boxes", "scores"))
+            frames = []
+            for frame in boxes:
+                box = field(boxes, frame, np.ndarray, f"{where}: boxes")
+                score = field(scores, frame, np.ndarray, f"{where}: scores")
+                if box.size and (box.ndim, score.shape) != (2, box.shape[:1]):
+                    raise ValueError(f"{where}: frame {frame} has boxes {box.shape} and scores {score.shape}")
+                frames += [(key, frame, np.column_stack([box, score]))] if box.size else []
+        else:                                                  # mmaction2: one entry a keyframe
+            frames = [(*key.rsplit(",", 1), value)] if "," in key else [(key, "none", value)]
+        for name, time, value in frames:
+            try:
+                time = float(time)
+            except (TypeError, ValueError):
+                raise ValueError(f"{where} names no keyframe; expected 'movie,second'") from None
+            rows.append(array_of(value, 5, where) if np.size(value) else rows[0])
+            video += [videos.setdefault(name, len(videos))] * len(rows[-1])
+            keyframe += [time] * len(rows[-1])
+    rows = np.concatenate(rows)
     # OpenMixer marks a frame without detections by one box in pixels of score 0
     real = (rows[:, 4] > 0) | (rows[:, :4] <= 1.5).all(axis=1)
-    names = [name for name, keep in zip(names, real) if keep]
-    return names, np.array(keyframe)[real], rows[real, :4], rows[real, 4], np.flatnonzero(real)
+    video, keyframe = np.array(video, int), np.array(keyframe, np.float64)
+    return list(videos), video[real], keyframe[real], rows[real, :4], rows[real, 4], np.flatnonzero(real)
 
 
 def write_proposals(path, annotations: Annotations, proposals: Detections) -> None:
     """The proposals CSV that `read_proposals` and AVA's tools read; the file appears complete or not at all."""
-    first = 1 if annotations.unit == "frame" else 0
-    part = Path(f"{path}.part")
-    with open(part, "w", newline="") as file:
+    first = (annotations.unit == "frame").astype(int)          # files count frames from 1
+    with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         for v, k, box, score in zip(proposals.video, proposals.keyframe, proposals.box, proposals.score):
-            writer.writerow([annotations.videos[v], np.format_float_positional(k + first, trim="-"),
+            writer.writerow([annotations.videos[v], np.format_float_positional(k + first[v], trim="-"),
                              *(f"{x:.5f}" for x in box), "", f"{score:.6f}"])
-    os.replace(part, path)
 
 
 def add_proposals(annotations: Annotations, proposals: Detections, iou: float = 0.5,

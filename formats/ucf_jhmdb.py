@@ -1,11 +1,24 @@
-"""UCF101-24 and JHMDB-21."""
+"""UCF101-24 and JHMDB-21, as ACT and MOC packed them, and gurkirt's own annotation of UCF101-24.
+
+    UCF101v2-GT.pkl, JHMDB-GT.pkl       a pickle of Python 2: one dict of
+        labels          ["Basketball", ...]
+        train_videos    a list for each official split: [["Basketball/v_Basketball_g08_c01", ...], ...]
+        test_videos     the same
+        nframes         {video: 151}
+        resolution      {video: (240, 320)}, height first
+        gttubes         {video: {label: [array (n, 5) of frame from 1, x1, y1, x2, y2 in pixels]}}
+    pyannot.pkl         {video: {"numf": 151, "annotations": [{"label": 9, "sf": 0, "ef": 151, "boxes": array (n, 4)
+                        of x, y, w, h in uint8 or uint16}]}}, frames from 0
+    testlist01.txt      a test video a line; the others are for training
+"""
 
 import re
 from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_split, find_file, find_videos, load_pickle, walk
+from formats.files import (array_of, check_kind, check_split, field, find_file, load_pickle, read_text,
+                           videos_on_disk, walk)
 from table import Annotations, cached, clip_boxes, make_annotations
 
 
@@ -34,71 +47,122 @@ def read_ucf101_24(data, split: str = "train") -> Annotations:
         table = cached(data, "ucf101-24", [path, listing], [split], lambda: gurkirt_table(path, listing, split))
     else:
         table = cached(data, "ucf101-24", [path], [split], lambda: act_table(path, UCF101_24, split, 1))
-    table.files = find_videos(table.videos, files, frames)
+    table.files = videos_on_disk(table.videos, files, frames)
     return table
 
 
-def read_jhmdb_21(data, split: str = "train", part: int = 1) -> Annotations:
-    """JHMDB-21 from `JHMDB-GT.pkl` (MOC's package); part: which of its three official divisions, from 1."""
+def read_jhmdb_21(data, split: str = "train", division: int = 1) -> Annotations:
+    """JHMDB-21 from `JHMDB-GT.pkl` (MOC's package), by one of its three official divisions into train and test."""
     check_split(split, ("train", "test"))
     files, frames = walk(data)
     path = find_file(files, ["JHMDB-GT.pkl"], data, MOC)
-    table = cached(data, "jhmdb-21", [path], [split, part], lambda: act_table(path, JHMDB_21, split, part))
-    table.files = find_videos(table.videos, files, frames)
+    table = cached(data, "jhmdb-21", [path], [split, division], lambda: act_table(path, JHMDB_21, split, division))
+    table.files = videos_on_disk(table.videos, files, frames)
     return table
 
 
-def act_table(path, classes: list[str], split: str, part: int) -> Annotations:
+def act_table(path, classes: list[str], split: str, division: int) -> Annotations:
     """ACT's ground truth: frames count from 1, boxes are x1 y1 x2 y2 in pixels, sizes are (height, width)."""
     found = load_pickle(path)
     keys = ("labels", "train_videos", "test_videos", "nframes", "resolution", "gttubes")
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
     if missing:
         raise ValueError(f"{path}: not ACT's ground truth: {', '.join(missing)} missing")
-    parts = found[f"{split}_videos"]
-    if not 1 <= part <= len(parts):
-        raise ValueError(f"{path}: part {part} of {len(parts)}")
-    # BasketballDunk, brush_hair -> place
-    place = {re.sub(r"\W", "", name): i for i, name in enumerate(classes)}
-    labels = [place.get(re.sub(r"[\W_]", "", str(label)).lower()) for label in found["labels"]]
-    if None in labels:
-        raise ValueError(f"{path}: unknown class {found['labels'][labels.index(None)]!r}; expected {classes}")
-    videos, tubes, faults = list(parts[part - 1]), [], []
+    lists = field(found, f"{split}_videos", list, path)
+    if not 1 <= division <= len(lists):
+        raise ValueError(f"{path}: split {division} of {len(lists)}")
+    videos = list(lists[division - 1])
+    check_names(videos, f"{path}: {split}_videos")
+    labels = [class_of(label, classes, path) for label in field(found, "labels", list, path)]
+
+    tubes, n_frames, size, faults = [], [], [], []
     for video in videos:
-        by_label = found["gttubes"].get(video, {})
-        tubes.append([(labels[int(label)], rows[:, 0].astype(int) - 1, rows[:, 1:5].astype(np.float64))
-                      for label in sorted(by_label) for rows in map(np.asarray, by_label[label])])
+        where = f"{path}: {video}"
+        n_frames.append(frames_of(found["nframes"], video, f"{path}: nframes"))
+        height, width = pair_of(found["resolution"], video, f"{path}: resolution")
+        size.append((width, height))
+        tubes.append([])
+        by_label = found["gttubes"].get(video, {}) if isinstance(found["gttubes"], dict) else found["gttubes"]
+        check_kind(by_label, dict, f"{where}: gttubes")
+        for label in sorted(by_label):
+            check_label(label, len(labels), f"{where}: gttubes")
+            for tube in field(by_label, label, (list, tuple), f"{where}: gttubes"):
+                rows = array_of(tube, 5, f"{where}: a tube of label {label}")
+                tubes[-1].append((labels[int(label)], rows[:, 0] - 1, rows[:, 1:]))
         if not by_label:
             faults.append(f"{path.name}: {video}: listed, but has no boxes")
-    size = [found["resolution"][video][::-1] for video in videos]
-    return tube_table(path, videos, classes, tubes, [int(found["nframes"][video]) for video in videos], size,
-                      split == "test", faults)
+    boxes = [box for of_video in tubes for *_, box in of_video if len(box)]
+    if boxes and max(box.max() for box in boxes) <= 1.5:
+        raise ValueError(f"{path}: its boxes are in [0, 1]; expected pixels")
+    return tube_table(path, videos, classes, tubes, n_frames, size, split == "test", faults)
 
 
 def gurkirt_table(path, listing, split: str) -> Annotations:
     """gurkirt's annotation: frames count from 0, boxes are x y w h in unsigned 8 or 16 bits."""
     found = load_pickle(path)
-    with open(listing) as file:
-        test = [re.sub(r"\.avi.*", "", line.strip()) for line in file if line.strip()]
+    check_kind(found, dict, path)
+    test = [re.sub(r"\.avi.*", "", line.strip()) for line in read_text(listing).splitlines() if line.strip()]
+    check_names(test, listing)
     absent = [f"{listing.name}: {video} is not in {path.name}" for video in test if video not in found]
     test = [video for video in test if video in found]
     videos = test if split == "test" else sorted(map(str, set(found) - set(test)))
-    tubes = []
+    tubes, n_frames = [], []
     for video in videos:
+        where = f"{path}: {video}"
+        n_frames.append(frames_of(found[video], "numf", where))
         tubes.append([])
-        for tube in found[video]["annotations"]:
-            # cast first: uint8 x + w wraps
-            xy, wh = np.split(np.asarray(tube["boxes"]).astype(np.float64), 2, axis=1)
-            tubes[-1].append((int(tube["label"]), int(tube["sf"]) + np.arange(len(xy)), np.hstack([xy, xy + wh])))
-    return tube_table(path, videos, UCF101_24, tubes, [int(found[video]["numf"]) for video in videos],
-                      [(320, 240)] * len(videos), split == "test", absent if split == "test" else [])
+        for tube in field(found[video], "annotations", list, where):
+            label, first = (field(tube, key, (int, np.integer), where) for key in ("label", "sf"))
+            check_label(label, len(UCF101_24), where)
+            xy, wh = np.split(array_of(field(tube, "boxes", np.ndarray, where), 4, f"{where}: boxes"), 2, axis=1)
+            tubes[-1].append((int(label), int(first) + np.arange(len(xy)), np.hstack([xy, xy + wh])))
+    return tube_table(path, videos, UCF101_24, tubes, n_frames, [(320, 240)] * len(videos), split == "test",
+                      absent if split == "test" else [])
+
+
+def check_names(videos: list, where) -> None:
+    """ValueError unless the videos are distinct strings."""
+    seen = set()
+    for video in videos:
+        check_kind(video, str, f"{where}: a video's name")
+        if video in seen:
+            raise ValueError(f"{where}: {video} is listed twice")
+        seen.add(video)
+
+
+def class_of(label, classes: list[str], path) -> int:
+    """The index of an official label's class: BasketballDunk, brush_hair -> "basketball dunk", "brush hair"."""
+    check_kind(label, str, f"{path}: labels: a name")
+    plain = [name.replace(" ", "") for name in classes]
+    if (name := re.sub(r"[\W_]", "", label).lower()) not in plain:
+        raise ValueError(f"{path}: unknown class {label!r}; expected {classes}")
+    return plain.index(name)
+
+
+def check_label(label, count: int, where: str) -> None:
+    check_kind(label, (int, np.integer), f"{where}: a label")
+    if not 0 <= label < count:
+        raise ValueError(f"{where}: label {label} is not one of the {count} classes, 0 to {count - 1}")
+
+
+def frames_of(entry: dict, key: str, where: str) -> int:
+    n = int(field(entry, key, (int, np.integer), where))       # a uint8 would wrap in sums
+    if not 0 < n < 2 ** 24:
+        raise ValueError(f"{where}: {key} is {n}; expected a number of frames")
+    return n
+
+
+def pair_of(entry: dict, key: str, where: str) -> tuple[int, int]:
+    pair = field(entry, key, (tuple, list), where, "(height, width)")
+    for side in pair:
+        check_kind(side, (int, np.integer), f"{where}: {key}: a side")
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"{where}: {key} has sides {pair}; expected (height, width)")
+    return int(pair[0]), int(pair[1])
 
 
 def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, faults: list[str]) -> Annotations:
-    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...].
-
-    A tube's number is its person.
-    """
+    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...]; a tube's number is its person."""
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
     for v, video in enumerate(videos):
         empty = np.ones(n_frames[v], bool)
@@ -110,8 +174,8 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, 
                 if bad.any():
                     faults.append(f"{path.name}: {video}: {bad.sum()} boxes of tube {person} {reason}, dropped")
             keep = good & inside
-            parts.append((box[keep], frame[keep], *np.full((3, keep.sum()), [[v], [label], [person]])))
-            empty[frame[keep]] = False
+            parts.append((box[keep], frame[keep].astype(int), *np.full((3, keep.sum()), [[v], [label], [person]])))
+            empty[parts[-1][1]] = False
         if every_frame:
             n = empty.sum()
             parts.append((np.zeros((n, 4)), np.flatnonzero(empty), *np.full((3, n), [[v], [-1], [-1]])))
@@ -123,8 +187,8 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, 
 def read_act_pickle(path, split: int = 1) -> Annotations:
     """Test videos of UCF101v2-GT.pkl or JHMDB-GT.pkl, or of gurkirt's pyannot.pkl beside its testlist01.txt."""
     path = Path(path)
-    content = load_pickle(path)
-    count = len(content["labels"]) if isinstance(content, dict) and "labels" in content else 0
+    found = load_pickle(path)
+    count = len(field(found, "labels", list, path)) if isinstance(found, dict) and "labels" in found else 0
     if count in (24, 21):
         return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)
     if path.name == "pyannot.pkl":

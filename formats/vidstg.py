@@ -1,11 +1,20 @@
-"""VidSTG, whose boxes are VidOR's."""
+"""VidSTG, whose boxes are VidOR's.
+
+    train_annotations.json          a list of entries: {"vid": "2401075277", "subject/objects": [{"tid": 0,
+        "category": "child"}, ...], "used_relation": {"predicate": "ride", ...}, "temporal_gt": {"begin_fid": 2,
+        "end_fid": 6}, "captions": [{"description": "a child rides a bike.", "target_id": 0, ...}], ...}
+    0000/2401075277.json            VidOR: {"width": 640, "height": 360, "trajectories": [[{"tid": 0, "bbox":
+        {"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}, ...}, ...], ...], ...}, a list for each frame
+
+Frames count from 0, an end is exclusive.
+"""
 
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_split, find_file, find_videos, load_json, parallel, walk
+from formats.files import check_kind, check_split, field, find_file, load_json, parallel, videos_on_disk, walk
 from table import Annotations, cached, clip_boxes, make_annotations, merge
 
 
@@ -30,41 +39,46 @@ def read_vidstg(data, vidor, split: str = "train") -> Annotations:
         raise FileNotFoundError(f"no VidOR annotation (<group>/<video>.json) is under {vidor}; get it from "
                                 "https://xdshang.github.io/docs/vidor.html")
     table = cached(data, "vidstg", [path, *jsons.values()], [split], lambda: vidstg_table(path, jsons))
-    table.files = find_videos(table.videos, files, [])
+    table.files = videos_on_disk(table.videos, files, [])
     return table
 
 
 def vidstg_samples(entries: list, path="") -> list[tuple[str, str, int, int, int]]:
     """(sentence, video, tid, begin, end) of the paper's choice: the target is a person, the relation an action."""
+    check_kind(entries, list, path, "VidSTG's list of entries")
     samples = []
     for i, entry in enumerate(entries):
-        try:
-            kind = {thing["tid"]: thing["category"] for thing in entry["subject/objects"]}
-            span = entry["temporal_gt"]["begin_fid"], entry["temporal_gt"]["end_fid"]
-            if entry["used_relation"]["predicate"] not in VIDOR_SPATIAL:
-                samples += [(" ".join(caption["description"].split()), entry["vid"], caption["target_id"], *span)
-                            for caption in entry["captions"] if kind[caption["target_id"]] in VIDOR_PEOPLE]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: entry {i}: {type(error).__name__}: {error}; expected VidSTG's "
-                             "subject/objects, temporal_gt, used_relation, captions") from None
+        where = f"{path}: entry {i}"
+        video, things = field(entry, "vid", str, where), field(entry, "subject/objects", list, where)
+        kind = {field(thing, "tid", int, where): field(thing, "category", str, where) for thing in things}
+        span = field(entry, "temporal_gt", dict, where)
+        begin, end = (field(span, key, int, f"{where}: temporal_gt") for key in ("begin_fid", "end_fid"))
+        if not 0 <= begin < end < 2 ** 24:
+            raise ValueError(f"{where}: temporal_gt is frames {begin} to {end}; expected 0 <= begin_fid < end_fid")
+        predicate = field(field(entry, "used_relation", dict, where), "predicate", str, f"{where}: used_relation")
+        for caption in field(entry, "captions", list, where):
+            target = field(caption, "target_id", int, f"{where}: a caption")
+            sentence = " ".join(field(caption, "description", str, f"{where}: a caption").split())
+            if target not in kind:
+                raise ValueError(f"{where}: target_id {target} is not among its subject/objects")
+            if predicate not in VIDOR_SPATIAL and kind[target] in VIDOR_PEOPLE:
+                samples.append((sentence, video, target, begin, end))
     return samples
 
 
 def vidstg_table(path, jsons: dict[str, Path]) -> Annotations:
-    entries, sentences, by_video = load_json(path), {}, defaultdict(list)
-    for sentence, video, *span in vidstg_samples(entries, path):
+    sentences, by_video = {}, defaultdict(list)
+    for sentence, video, *span in vidstg_samples(load_json(path), path):
         by_video[video].append((sentences.setdefault(sentence, len(sentences)), *span))
-    videos, faults = list(by_video), []
-    there = [video for video in videos if video in jsons]
-    faults += [f"{path.name}: video {video}: no VidOR annotation" for video in videos if video not in jsons]
-    jobs = [(jsons[video], by_video[video]) for video in there]
-    place = {video: v for v, video in enumerate(videos)}
+    faults = [f"{path.name}: video {video}: no VidOR annotation" for video in by_video if video not in jsons]
+    there = [(v, video) for v, video in enumerate(by_video) if video in jsons]
+    jobs = [(jsons[video], by_video[video]) for _, video in there]
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)]
-    for video, (box, frame, text, wrong) in zip(there, parallel(vidor_rows, jobs, "VidOR")):
-        parts.append((box, frame, np.full(len(box), place[video]), text))
+    for (v, _), (box, frame, text, wrong) in zip(there, parallel(vidor_rows, jobs, "VidOR")):
+        parts.append((box, frame, np.full(len(box), v), text))
         faults += wrong
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
-    return make_annotations(videos, sentences, video, frame, box, text, faults=faults)
+    return make_annotations(by_video, sentences, video, frame, box, text, faults=faults)
 
 
 def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
@@ -73,20 +87,14 @@ def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     job: its path, (text, tid, begin, end)s.
     """
     path, samples = job
-    boxes, frames, texts, faults = [], [], [], []
+    boxes, frames, texts, faults = [np.zeros((0, 4))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
     try:
-        found = load_json(path)
-        size = np.array([found["width"], found["height"]] * 2, np.float64)
-        tracks = defaultdict(dict)                             # tid -> frame_idx -> pixel box
-        for frame, items in enumerate(found["trajectories"]):
-            for item in items:
-                tracks[item["tid"]][frame] = [item["bbox"][k] for k in ("xmin", "ymin", "xmax", "ymax")]
-    except (KeyError, TypeError, ValueError) as error:
-        none = np.zeros(0, np.int64)
-        return np.zeros((0, 4)), none, none, [f"{path.name}: left out: {type(error).__name__} {error}"]
+        size, tracks = vidor_tracks(path)
+    except ValueError as error:                                # one file of thousands
+        return boxes[0], frames[0], texts[0], [f"{path.name}: left out: {error}"]
     for text, tid, begin, end in samples:
         track = tracks[tid]
-        at = [frame for frame in range(begin, end) if frame in track]
+        at = [frame for frame in track if begin <= frame < end]
         box, good = clip_boxes(np.array([track[frame] for frame in at], np.float64).reshape(-1, 4) / size)
         if good.sum() < end - begin:
             faults.append(f"{path.name}: object {tid}, frames {begin} to {end - 1}: "
@@ -96,3 +104,19 @@ def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
         frames.append(np.array(at, np.int64)[good])
         texts.append(np.full(good.sum(), text))
     return np.concatenate(boxes), np.concatenate(frames), np.concatenate(texts), faults
+
+
+def vidor_tracks(path) -> tuple[np.ndarray, dict[int, dict[int, list[float]]]]:
+    """The picture's size (w, h, w, h), and tracks[tid][frame_idx] = pixel box (4), by ascending frame."""
+    found, tracks = load_json(path), defaultdict(dict)
+    size = [field(found, key, int, path) for key in ("width", "height")]
+    if min(size) < 1:
+        raise ValueError(f"{path}: width and height are {size}")
+    for frame, items in enumerate(field(found, "trajectories", list, path)):
+        where = f"{path}: trajectories, frame {frame}"
+        check_kind(items, list, where)
+        for item in items:
+            box = field(item, "bbox", dict, where)
+            corners = [field(box, key, (int, float), f"{where}: bbox") for key in ("xmin", "ymin", "xmax", "ymax")]
+            tracks[field(item, "tid", int, where)][frame] = corners
+    return np.array(size * 2, np.float64), tracks
