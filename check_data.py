@@ -6,16 +6,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data import ClipDataset, add_dataset_flags, read_dataset
+from data import ClipDataset, add_dataset_flags, novel_classes, read_dataset, split_sentences
 from draw import contact_sheet
 from engine import HelpFormatter, cli
 from formats.cvat import import_labels
 from formats.files import parallel
+from formats.hcstvg import read_descriptions
 from metric import frame_map
 from table import Annotations, Detections
 from video import open_video
 
 
+# Table 1: descriptions and captions, and pairs
 PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}  # Table 1: sentences and pairs
 
 
@@ -36,8 +38,10 @@ def print_report(table: Annotations, dataset: str) -> None:
     print(f"texts      {len(table.texts):>10,}   without a pair {(counts == 0).sum():,}")
     print(f"samples    {samples_of(table):>10,}   of a text in a video")
     if dataset in PAPER_COUNTS:
-        print("the paper's Table 1 has {:,} sentences and {:,} pairs, it seems of all splits: --split all".format(
-            *PAPER_COUNTS[dataset]))
+        # HC-STVG has one description a clip, which Table 1 counts before it is split into sentences
+        own = len(table.videos) if dataset == "hcstvg" else samples_of(table)
+        print("Table 1    {:>10,}   {}; the paper has {:,} and {:,} pairs, of all splits (--split all)".format(
+            own, "descriptions" if dataset == "hcstvg" else "captions", *PAPER_COUNTS[dataset]))
     if len(table.texts) <= 100:
         for i, (text, count) in enumerate(zip(table.texts, counts)):
             print(f"{table.ids[i] if table.ids else i + 1:>4}  {count:>9,}  {text}")
@@ -93,7 +97,9 @@ def main() -> int:
         description="Read a dataset and say what is in it, what is missing and what is broken.")
     add_dataset_flags(parser)
     parser.add_argument("--split", default="train", help="train, val, test, or all")
-    parser.add_argument("--out", default="runs/check", help="folder for faults.txt and contact_sheet.png")
+    parser.add_argument("--novel", metavar="FILE", help="novel classes, one a line (default: as in training)")
+    parser.add_argument("--out", default="runs/check",
+                        help="folder for faults.txt, contact_sheet.png and, of hcstvg, sentences.tsv")
     group = parser.add_argument_group("labels of an annotation tool")
     group.add_argument("--import", nargs="+", metavar="FILE", dest="labels",
                        help="write OUT/train.csv (with --split test: OUT/test.csv) from exports \"CVAT for video "
@@ -111,6 +117,10 @@ def main() -> int:
     table = read_dataset(**vars(args))
     table.faults += left_out
     print_report(table, args.dataset)
+    if args.dataset not in PAPER_COUNTS:
+        novel = novel_classes(args.dataset, table.texts, args.novel, args.data or (args.csv and Path(args.csv).parent))
+        base = [name for name in table.texts if name not in novel]
+        print(f"base       {len(base):>10,}   {', '.join(base)}\nnovel      {len(novel):>10,}   {', '.join(novel)}")
     if len(table.texts) <= 100 and (table.text >= 0).any():
         score = truth_scores_one(table)
         doubt = "" if score == 1 else ", not 1: two people of one class share a box, or the table is wrong"
@@ -123,6 +133,11 @@ def main() -> int:
     jobs = [(file, last[v], str(table.unit[v])) for v, file in enumerate(table.files) if file]
     broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
     out.mkdir(parents=True, exist_ok=True)
+    if args.dataset == "hcstvg":
+        described = read_descriptions(args.data or "data/hcstvg", args.split, args.version and int(args.version))
+        lines = ["\t".join([clip, " ".join(text.split()), *split_sentences(text)]) for clip, text in described]
+        (out / "sentences.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"sentences  {out / 'sentences.tsv'}: each description and what it was split into")
     faults = "".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken])
     (out / "faults.txt").write_text(faults, encoding="utf-8")
     print(f"faults     {len(table.faults):,} in the annotation, {len(missing):,} videos missing, "

@@ -28,13 +28,25 @@ def read_hcstvg(data, split: str = "train", version: int | None = None) -> Annot
     if split == "all":
         return merge([read_hcstvg(data, part, version) for part in ("train", "val")])
     files, _ = walk(data)
-    files = [file for file in files if not file.name.endswith(("_proc.json", "_annotations.json"))]
-    patterns = {2: [f"*v2*/{split}*.json", f"{split}*v2*.json"], 1: [f"*v1*/{split}*.json", f"{split}.json"]}
-    path = find_file(files, patterns[version] if version else patterns[2] + patterns[1], data,
-                     HCSTVG_SOURCE)
+    path = find_json(files, data, split, version)
     table = cached(data, "hcstvg", [path], [split], lambda: hcstvg_table(path))
     table.files = videos_on_disk(table.videos, files, [])
     return table
+
+
+def find_json(files: list, data, split: str, version: int | None):
+    """The annotation file of a split, of v2 if it is there."""
+    files = [file for file in files if not file.name.endswith(("_proc.json", "_annotations.json"))]
+    patterns = {2: [f"*v2*/{split}*.json", f"{split}*v2*.json"], 1: [f"*v1*/{split}*.json", f"{split}.json"]}
+    return find_file(files, patterns[version] if version else patterns[2] + patterns[1], data, HCSTVG_SOURCE)
+
+
+def read_descriptions(data, split: str = "train", version: int | None = None) -> list[tuple[str, str]]:
+    """(clip, description) of a split, as they stand in the official file, before they are split into sentences."""
+    parts, files = ("train", "val") if split == "all" else (split,), walk(data)[0]
+    paths = [find_json(files, data, part, version) for part in parts]
+    return [(clip, hcstvg_entry(entry, f"{path}: clip {clip}")[3])
+            for path in paths for clip, entry in load_json(path).items()]
 
 
 def hcstvg_table(path) -> Annotations:

@@ -1014,7 +1014,7 @@ def test_check_of_real_ava_rows_and_real_vidstg_entries_with_rendered_videos(tmp
     render(tmp_path / "vidor" / "video" / "0001" / f"{video}.mp4", end)
     out = check(monkeypatch, capsys, "--dataset", "vidstg", "--data", tmp_path, "--vidor", tmp_path / "vidor", "--split", "val",
                 "--out", tmp_path / "b")
-    assert "on disk 1, missing" in out and "23,165 sentences and 5,182,090 pairs" in out
+    assert "on disk 1, missing" in out and "captions; the paper has 23,165 and 5,182,090 pairs" in out
     assert re.search(r"0 broken or too short", out) and (tmp_path / "b" / "contact_sheet.png").is_file()
 
 
@@ -1023,6 +1023,24 @@ def test_check_of_the_real_ucf_annotation_scores_one_against_itself(ucf, tmp_pat
     out = check(monkeypatch, capsys, "--dataset", "ucf101-24", "--data", ucf, "--split", "test", "--out", tmp_path)
     assert "scores 1.000000\n" in out and "on disk 0, missing 910" in out
     assert re.search(r"3 +11,911  biking", out) and re.search(r"keyframes +159,289 +with nobody 20,762", out)
+
+
+def test_check_of_hcstvg_counts_descriptions_and_writes_what_each_was_split_into(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "hc" / "trainv2.json", hcstvg_entries())
+    out = check(monkeypatch, capsys, "--dataset", "hcstvg", "--data", tmp_path / "hc", "--out", tmp_path / "c")
+    assert re.search(r"Table 1 +2 +descriptions; the paper has 13,613 and 1,884,046 pairs", out)
+    assert (tmp_path / "c" / "sentences.tsv").read_text() == (
+        "55_vfjywN5CN0Y.mp4\tThe man walks in and sits down.\tThe man walks in\tThe man sits down\n"
+        "10__Gvp-cj3bmIY.mkv\tA boy runs.\tA boy runs\n")
+
+
+def test_check_prints_base_and_novel_classes(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "v.mp4")
+    write(tmp_path / "train.csv", "v.mp4,1,0.1,0.1,0.5,0.9,wave\nv.mp4,2,0.1,0.1,0.5,0.9,sit\n")
+    write(tmp_path / "test.csv", "v.mp4,3,0.1,0.1,0.5,0.9,jump\n")
+    write(tmp_path / "novel.txt", "jump\n")
+    out = check(monkeypatch, capsys, "--dataset", "csv", "--data", tmp_path, "--out", tmp_path / "c")
+    assert re.search(r"base +2 +sit, wave\nnovel +1 +jump\n", out)
 
 
 def test_missing_folder_or_flag_is_one_line(tmp_path):
