@@ -9,6 +9,7 @@ from PIL import Image
 from data import ClipDataset, add_dataset_flags, novel_classes, read_dataset, split_sentences
 from draw import contact_sheet
 from engine import HelpFormatter, cli
+from formats.ava import second_in_file
 from formats.cvat import import_labels
 from formats.files import parallel
 from formats.hcstvg import read_descriptions
@@ -57,16 +58,17 @@ def truth_scores_one(table: Annotations) -> float:
     return frame_map(table, found, protocol)["mean_ap"]["all"]
 
 
-def video_fault(job: tuple[str, float, str]) -> str:
+def video_fault(job: tuple[str, float, str, bool]) -> str:
     """Why a video cannot be read as far as its last keyframe, or "".
 
-    job: its file, that keyframe, and its unit.
+    job: its file, that keyframe, its unit, and whether it is on AVA's clock.
     """
-    file, last, unit = job
+    file, last, unit, ava_clock = job
     try:
         reader = open_video(file)
         reader.clip(0, frames=1)
         length, unit = (len(reader.times), "frames") if unit == "frame" else (reader.duration, unit)
+        last = second_in_file(last, length) if ava_clock else last
         reader.close()
         return f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}" if last >= length else ""
     except Exception as error:
@@ -129,8 +131,7 @@ def main() -> int:
     first = table.keyframe_starts()[:-1]
     last = np.zeros(len(table.videos))
     np.maximum.at(last, table.video[first], table.keyframe[first])
-    last -= 0 if table.start_sec is None else table.start_sec
-    jobs = [(file, last[v], str(table.unit[v])) for v, file in enumerate(table.files) if file]
+    jobs = [(file, last[v], str(table.unit[v]), table.ava_clock) for v, file in enumerate(table.files) if file]
     broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
     out.mkdir(parents=True, exist_ok=True)
     if args.dataset == "hcstvg":

@@ -16,7 +16,8 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from formats.ava import AVA_60, AVA_SOURCE, OV_AVA_NOVEL, read_ava  # noqa: F401  (handed on, as others below)
+from formats.ava import (AVA_60, AVA_RATE, AVA_SOURCE, OV_AVA_NOVEL, read_ava,  # noqa: F401  (handed on, as others below)
+                         second_in_file)
 from formats.hcstvg import HCSTVG_SOURCE, read_hcstvg
 from formats.own import read_csv
 from formats.sentences import split_sentences  # noqa: F401
@@ -133,11 +134,13 @@ class ClipDataset(torch.utils.data.Dataset):
             raise FileNotFoundError(f"{self.table.videos[video]}: no such video on disk")
         if path != self.reader_path:
             self.reader, self.reader_path = open_video(path, short_side, multiple), path
-        if self.table.unit[video] == "frame":
-            clip = self.reader.clip(int(keyframe), self.frames, self.stride)
+        if self.table.ava_clock:
+            second = second_in_file(float(keyframe), self.reader.duration)
+            clip = self.reader.clip_at(second, self.frames, self.stride, AVA_RATE)
+        elif self.table.unit[video] == "second":
+            clip = self.reader.clip_at(float(keyframe), self.frames, self.stride)
         else:
-            start = 0.0 if self.table.start_sec is None else float(self.table.start_sec[video])
-            clip = self.reader.clip_at(float(keyframe) - start, self.frames, self.stride)
+            clip = self.reader.clip(int(keyframe), self.frames, self.stride)
         if not keep_open:
             self.reader.close()
             self.reader, self.reader_path = None, None

@@ -336,7 +336,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     for number, one in enumerate(sets):
         boxes = make_annotations(one.truth.videos, ["person"], one.proposals.video, one.proposals.keyframe,
                                  one.proposals.box, np.zeros(len(one.proposals), np.int32),
-                                 unit=one.truth.unit, files=one.truth.files, start_sec=one.truth.start_sec)
+                                 unit=one.truth.unit, files=one.truth.files, ava_clock=one.truth.ava_clock)
         clips = data.ClipDataset(boxes, settings["frames"], settings["stride"], settings["short_side"], model.patch)
         scored.append(score_boxes(model, clips, f_text, betas, out / f"parts-{number}", key, args, process))
         if process.is_main:

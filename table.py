@@ -33,7 +33,7 @@ class Annotations:
     text: np.ndarray              # (n,) int32, index into `texts`, or -1
     unit: np.ndarray | str = "frame"                     # (videos,) "frame" or "second": what keyframes count
     files: list[str] = field(default_factory=list)       # per video: a file or a folder of frames, "" if absent
-    start_sec: np.ndarray | None = None                  # (videos,) float32, seconds cut off its start (AVA: 900)
+    ava_clock: bool = False                              # keyframes and strides count as `read_ava` says
     size: np.ndarray | None = None                       # (videos, 2) int32 width, height of pixel-annotated sets
     person: np.ndarray | None = None                     # (n,) int32, links a person's boxes in a video, or -1
     ids: list[int] | None = None                         # official id of each text; default: 1, 2, ...
@@ -193,11 +193,10 @@ def merge(sets: list[Annotations]) -> Annotations:
         label = np.array([texts.setdefault(text, len(texts)) for text in one.texts] + [-1], np.int32)
         parts.append((one.video + np.int32(videos), one.keyframe, one.box, label[one.text]))
         videos += len(one.videos)
-    start = [np.zeros(len(one.videos), np.float32) if one.start_sec is None else one.start_sec for one in sets]
     return Annotations([video for one in sets for video in one.videos], list(texts),
                        *(np.concatenate(column) for column in zip(*parts)),
                        unit=np.concatenate([one.unit for one in sets]),
-                       files=[file for one in sets for file in one.files], start_sec=np.concatenate(start),
+                       files=[file for one in sets for file in one.files],
                        faults=[fault for one in sets for fault in one.faults])
 
 

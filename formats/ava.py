@@ -7,12 +7,9 @@
     ava_included_timestamps_v2.2.txt            seconds that are annotated, one a line; else 902 to 1798
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 
-from formats.files import (FRAME_FOLDERS, check_split, check_times, find, find_file, listed, read_columns,
+from formats.files import (check_split, check_times, find, find_file, listed, read_columns,
                            read_label_map, videos_on_disk, walk, whole_numbers)
 from table import Annotations, cached, clip_boxes, distinct, keyframe_key, make_annotations
 
@@ -69,6 +66,7 @@ def ov_ava_novel(counts: list[int] = AVA_TRAIN_COUNTS) -> list[str]:
 # ---------------------------------------------------------------- files
 
 AVA_SOURCE = "https://research.google.com/ava/download.html"
+AVA_RATE = 30              # the frames a second at which AVA is cut into pictures, and which its strides count
 
 
 def read_ava(data, split: str = "train", version: str | None = None, all_classes: bool = False,
@@ -77,8 +75,9 @@ def read_ava(data, split: str = "train", version: str | None = None, all_classes
 
     texts: the 60 evaluated classes, or all 80; `label_map` names those of another set in AVA's format.
     The val split has every annotated second that is not excluded, with or without people: these lists
-    say where to evaluate, not where boxes happen to be. Keyframes are seconds of the whole movie;
-    15-minute cuts and frame folders start at second 900.
+    say where to evaluate, not where boxes happen to be. Keyframes are seconds of the whole movie
+    (see `second_in_file`), and a stride counts frames at AVA_RATE, whatever the movie's own rate:
+    `ava_clock` says so to those who read clips.
     """
     check_split(split, ("train", "val"))                       # the test labels were never published
     files, frames = walk(data)
@@ -92,10 +91,16 @@ def read_ava(data, split: str = "train", version: str | None = None, all_classes
     table = cached(data, "ava", [p for p in (path, excluded, included) if p], [split, sorted(names.items())],
                    lambda: ava_table(path, excluded, included, names, not label_map, split == "val"))
     table.files = videos_on_disk(table.videos, files, frames)
-    cut = [bool(file) and ("15min" in os.path.relpath(file, data) or Path(file).parent.name in FRAME_FOLDERS)
-           for file in table.files]
-    table.start_sec = np.where(cut, 900, 0).astype(np.float32)
+    table.ava_clock = True
     return table
+
+
+def second_in_file(keyframe: float, duration: float) -> float:
+    """Where second `keyframe` of a movie lies in its file or frame folder, which lasts `duration` seconds.
+
+    Movies last longer than half an hour; a file of a quarter of an hour holds their minutes 15 to 30.
+    """
+    return keyframe - 900 if abs(duration - 900) < 60 else keyframe
 
 
 def ava_table(path, excluded, included, names: dict[int, str], is_ava: bool, every_keyframe: bool) -> Annotations:

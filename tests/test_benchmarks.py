@@ -43,7 +43,7 @@ def sets(tmp_path_factory):
         render(root / "jhmdb" / "videos" / f"{video}.avi", 12)
 
     for split, movie in (("train", "-aaaaaaaaaa"), ("val", "_bbbbbbbbbb")):
-        render(root / "ava" / "videos_15min" / f"{movie}.mp4", 6, fps=1)
+        render(root / "ava" / "videos_15min" / f"{movie}.mp4", 901, fps=1)
         boxes = {second: np.array(square(second - 900)) / [W, H, W, H] for second in (902, 903, 904)}
         ava_folder(root / "ava", split, "2.2", "".join(f"{movie},{second:04d},{','.join(f'{x:.3f}' for x in box)},{action},0\n"
                                                        for second, box in boxes.items() for action in (12, 14, 80)))

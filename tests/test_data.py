@@ -1,6 +1,7 @@
 """Transforms against numbers worked out by hand, and what an item of the dataset holds."""
 
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -135,9 +136,27 @@ def test_an_unreadable_clip_is_named_with_its_reason(table, tmp_path):
         assert collate([item])[0]["bad"] == [item["bad"]]
 
 
-def test_seconds_count_from_where_the_cut_begins(tmp_path):
-    path = write_video(tmp_path / "cut.mp4")
-    table = make_annotations(["movie"], ["stand"], [0], [901.0], [[0.1, 0.1, 0.9, 0.9]], [0], unit="second", files=[path],
-                             start_sec=np.float32([900]))
-    item = ClipDataset(table, 1, 1, short_side=64, patch=1)[0]
-    assert number_of(item["video"][0].permute(1, 2, 0).numpy()) == 25
+@pytest.mark.parametrize("rate, expected", [                 # 4 frames at 902 + (k - 2) * 8 / 30 seconds
+    (24, [35, 41, 48, 54]), (25, [36, 43, 50, 56]), (Fraction(30000, 1001), [43, 51, 59, 67]), (30, [44, 52, 60, 68])])
+def test_clips_of_ava_run_by_its_clock_whatever_the_movies_rate(tmp_path, rate, expected):
+    path = write_video(tmp_path / "cut.mp4", 80, rate=rate, bframes=0, last=901)
+    table = make_annotations(["movie"], ["stand"], [0, 0], [902.0, 1802.5], [[0.1, 0.1, 0.9, 0.9]] * 2, [0, 0],
+                             unit="second", files=[path], ava_clock=True)
+    clips = ClipDataset(table, 4, 8, short_side=64, patch=1)
+    assert [number_of(frame.permute(1, 2, 0).numpy()) for frame in clips[0]["video"]] == expected
+    assert "movie 1802.5 s: " in clips[1]["bad"] and "1.5 s beyond its end" in clips[1]["bad"]
+
+
+def test_a_film_shorter_than_its_annotation_gives_a_named_reason_not_its_last_frame(tmp_path):
+    path = write_video(tmp_path / "short.mp4", 50)           # 2 seconds: neither a movie nor the cut of one
+    for ava_clock, keyframe in ((True, 902.0), (False, 4.0)):
+        table = make_annotations(["m"], ["stand"], [0], [keyframe], [[0.1, 0.1, 0.9, 0.9]], [0], unit="second", files=[path],
+                                 ava_clock=ava_clock)
+        assert "beyond its end; is it the right file, and whole?" in ClipDataset(table, 4, 8)[0]["bad"]
+
+
+def test_seconds_of_a_users_video_keep_the_stride_in_its_own_frames(tmp_path):
+    table = make_annotations(["a"], ["stand"], [0], [1.0], [[0.1, 0.1, 0.9, 0.9]], [0], unit="second",
+                             files=[write_video(tmp_path / "a.mp4", 60, rate=25)])
+    clip = ClipDataset(table, 4, 8, short_side=64, patch=1)[0]["video"]
+    assert [number_of(frame.permute(1, 2, 0).numpy()) for frame in clip] == [9, 17, 25, 33]

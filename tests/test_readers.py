@@ -428,7 +428,7 @@ def test_malformed_row_of_ava_is_an_error_with_its_line(tmp_path, line, says):
         read_ava(root)
 
 
-def test_ava_finds_movies_cuts_and_frames_and_where_they_begin(tmp_path):
+def test_ava_finds_movies_cuts_and_frames(tmp_path):
     ids = ["-aaaaaaaaaa", "_bbbbbbbbbb", "cccccccccc-", "dddddddddd_"]
     root = ava_folder(tmp_path, "train", "2.2", "".join(f"{i},0902,0.1,0.1,0.5,0.5,12,0\n" for i in ids))
     write(root / "videos" / "trainval" / f"{ids[0]}.mkv")
@@ -436,7 +436,7 @@ def test_ava_finds_movies_cuts_and_frames_and_where_they_begin(tmp_path):
     write(root / "frames" / ids[2] / f"{ids[2]}_000001.jpg")
     table = read_ava(root)
     assert [Path(file).name for file in table.files] == [f"{ids[0]}.mkv", f"{ids[1]}.webm", ids[2], ""]
-    assert table.start_sec.tolist() == [0, 900, 900, 0]
+    assert table.ava_clock
     assert table.on_disk().video.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="split 'test' is not one of train, val"):
         read_ava(root, "test")
@@ -942,12 +942,19 @@ def test_ucf_boxes_of_both_annotations_lie_on_the_person(tmp_path, video):
     assert tables[1].faults == ["testlist01.txt: Biking/not_annotated is not in pyannot.pkl"]
 
 
-@pytest.mark.parametrize("video, start", [("videos/-aaaaaaaaaa.mkv", 0), ("videos_15min/-aaaaaaaaaa.mp4", 900),
+@pytest.mark.parametrize("video, start", [("videos/-aaaaaaaaaa.mkv", 0), ("videos/-aaaaaaaaaa.mp4", 900),
+                                          ("videos_15min/-aaaaaaaaaa.mp4", 900), ("videos_15min/-aaaaaaaaaa.mkv", 0),
                                           ("frames/-aaaaaaaaaa", 900)])
 def test_ava_boxes_lie_on_the_person_in_movies_cuts_and_frame_folders(tmp_path, video, start):
+    """A file of a quarter of an hour is a cut and a longer one a movie, whatever its folder is called."""
     fps = 30 if video.startswith("frames") else 1              # AVA's frame folders are 30 fps by definition
     seconds = (902, 903, 905)
-    render(tmp_path / video, (906 - start) * fps, fps)
+    if video.startswith("frames"):
+        last = sorted(render(tmp_path / video, 6 * fps).iterdir())[-1]
+        for i in range(6 * fps, 900 * fps):
+            os.link(last, last.with_name(f"-aaaaaaaaaa_{i + 1:06d}.png"))
+    else:
+        render(tmp_path / video, 901 if start else 1900, fps)
     boxes = [np.array(square((second - start) * fps)) / [W, H, W, H] for second in seconds]
     csv = "".join(f"-aaaaaaaaaa,{s:04d},{','.join(f'{x:.5f}' for x in box)},12,0\n" for s, box in zip(seconds, boxes))
     assert_boxes_hold_the_square(read_ava(ava_folder(tmp_path, "val", "2.2", csv), "val").on_disk().select(slice(0, 5)), 3)

@@ -34,8 +34,9 @@ def number_of(picture: np.ndarray) -> int:
     return sum((band[:, int((bit + 0.25) * width / 8):int((bit + 0.75) * width / 8)].mean() > 127) << bit for bit in range(8))
 
 
-def write_video(path, frames=60, codec="libx264", rate=25, size=(96, 64), times=None, bframes=2, gop=12, pix_fmt="yuv420p"):
-    """Encode numbered frames; times: their presentation times in milliseconds, for a variable rate."""
+def write_video(path, frames=60, codec="libx264", rate=25, size=(96, 64), times=None, bframes=2, gop=12, pix_fmt="yuv420p",
+                last=None):
+    """Encode numbered frames; times: when they appear, in milliseconds; last: when one more does, in seconds."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
@@ -50,6 +51,10 @@ def write_video(path, frames=60, codec="libx264", rate=25, size=(96, 64), times=
             frame = av.VideoFrame.from_ndarray(numbered_frame(number, *size), format="rgb24")
             if times is not None:
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        if last is not None:
+            frame = av.VideoFrame.from_ndarray(numbered_frame(0, *size), format="rgb24")
+            frame.pts, frame.time_base = round(last * rate), 1 / Fraction(rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return str(path)
