@@ -29,6 +29,7 @@ import torch.nn.functional as F
 import data
 import engine
 import ovstad
+from diagnosis import check_names, diagnose
 from draw import ap_bars
 from formats.files import read_label_map, replacing
 from formats.predictions import (LAYOUT, read_excluded, read_ground_truth, read_novel,
@@ -104,6 +105,15 @@ def mean_and_spread(results: list[dict]) -> dict:
 def print_video_map(result: dict) -> None:
     print("video mAP  " + "  ".join(f"@{key} {percent(value)}" for key, value in result["map"].items())
           + f"  tubes {result['tubes']}  ground truth {result['gt']}  min length {result['min_length']} frames")
+
+
+def explain(truth: Annotations, found: Detections, result: dict, args: argparse.Namespace) -> None:
+    """With --why, or where the mAP is under 1 %: prints what may be wrong, and keeps it in the result."""
+    mean = result["mean_ap"]["all"]
+    if args.why or mean is not None and mean < 0.01:
+        result["why"] = diagnose(truth, found, result["protocol"], args.iou)
+        for line in result["why"]:
+            print(f"why: {line}")
 
 
 def write_json(path, results: dict | list[dict]) -> None:
@@ -410,6 +420,7 @@ def score_splits(one: TestSet, found: Detections, protocol: str, about: dict, fi
                   **summarise(score_set(truth, own, protocol, args), set(one.novel)), **about}
         print(f"\n{name}, beta {beta_text(about['beta'])}: boxes of {one.boxes_from}; predictions in {file}")
         print_table(result)
+        explain(truth, own, result, args)
         if args.video_map:
             result["video_map"] = video_map(truth, own)
             print_video_map(result["video_map"])
@@ -539,6 +550,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("more")
     group.add_argument("--video-map", action="store_true",
                        help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
+    group.add_argument("--why", action="store_true",
+                       help="what may be wrong: names, times, boxes, labels; always told under a mAP of 1 per cent")
     group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
     group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
     args = parser.parse_args(argv)
@@ -575,6 +588,7 @@ def score_files(args: argparse.Namespace) -> list[dict]:
         for protocol in protocols:                           # before anything is printed
             check_protocol(truth, protocol, args.keyframes_without_gt)
         detections, left_out = read_predictions(path, truth, labels)
+        check_names(path, truth, detections)
         excluded = read_excluded(args.exclude, truth) if args.exclude else None
         novel = read_novel(args.novel, truth) if args.novel else None
         for split, videos in splits.items():
@@ -588,6 +602,7 @@ def score_files(args: argparse.Namespace) -> list[dict]:
                           "label_map": map_path and str(map_path), "test_split": split, **result}
                 print(f"{path}" + (f"  split {split}" if pickled else ""))
                 print_table(result)
+                explain(some, found, result, args)
                 results.append(result)
             if args.video_map:
                 results[-1]["video_map"] = video_map(some, found)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [["ovstad", "video", "table", "draw"],
-          ["formats.files", "formats.sentences"], ["metric", "formats", "baselines"], ["data"], ["engine"],
+          ["formats.files", "formats.sentences"], ["metric", "formats", "baselines"], ["data", "diagnosis"], ["engine"],
           ["train_align", "train_finetune", "evaluate", "detect_humans", "check_data", "export"],
           ["detect_actions", "bench"], ["toy"]]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,125 @@
+"""Why is the mAP so low? Questions asked of a set of detections, one line of answer each, with the likely cause.
+
+`evaluate.py --why` prints them, and any result under 1 %. `check_names` refuses detections that meet
+nothing of the ground truth, and warns of those that mostly do not.
+"""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from metric import box_report, frame_map, overlapping_pairs, people_of
+from table import Annotations, Detections, box_iou, duplicates, keyframe_key
+
+FEW = 0.1                         # our judgement: more detections than this share beside the truth are a fault
+
+
+def check_names(path, truth: Annotations, found: Detections) -> None:
+    """ValueError if no detection is on a keyframe that the truth names; a warning if more than a tenth are not."""
+    beside = ~on_keyframes(truth, found)
+    reason = "; ".join(names_and_times(truth, found))
+    if beside.all():
+        raise ValueError(f"{path}: none of its {len(found)} detections is on a keyframe of the ground truth: {reason}")
+    if beside.mean() > FEW:
+        print(f"{path}: {beside.sum()} of {len(found)} detections are on keyframes that the ground truth does not "
+              f"name: {reason}", file=sys.stderr)
+
+
+def on_keyframes(truth: Annotations, found: Detections) -> np.ndarray:
+    """(m,) bool: whether a detection's keyframe is one that the truth names."""
+    return np.isin(keyframe_key(found.video, found.keyframe), keyframe_key(truth.video, truth.keyframe))
+
+
+def names_and_times(truth: Annotations, found: Detections) -> list[str]:
+    """What is unlike in the names of videos and the times of keyframes, if anything is."""
+    lines = []
+    strangers = np.setdiff1d(found.video, truth.video)
+    if len(strangers):
+        share = np.isin(found.video, strangers).mean()
+        yours, theirs = (", ".join(truth.videos[v] for v in videos[:3])
+                         for videos in (strangers, np.unique(truth.video)))
+        lines.append(f"{share:.0%} are on {len(strangers)} videos that the truth does not know "
+                     f"(yours: {yours}; the truth's: {theirs})")
+    apart = ~on_keyframes(truth, found) & ~np.isin(found.video, strangers)
+    if apart.any():
+        key, named = keyframe_key(found.video, found.keyframe)[apart], keyframe_key(truth.video, truth.keyframe)
+        after = np.searchsorted(named, key).clip(1, len(named) - 1) if len(named) > 1 else np.zeros(len(key), int)
+        nearest = np.where(abs(named[after] - key) < abs(named[after - 1] - key), named[after], named[after - 1])
+        off = (key - nearest) / 1000                         # keys count thousandths
+        unit = "frames" if np.broadcast_to(truth.unit, len(truth.videos))[found.video[apart][0]] == "frame" else "s"
+        if found.keyframe[apart].min() > 4 * max(truth.keyframe.max(), 1):
+            how = "they are far greater than the truth's: frame numbers, where it counts seconds?"
+        elif np.ptp(off) < 0.002:
+            how = f"each is off by {off[0]:g} {unit} from an annotated one"
+        else:
+            how = f"the nearest annotated one is {np.median(abs(off)):g} {unit} away in the median"
+        yours, theirs = (", ".join(f"{k:g}" for k in np.unique(keyframes)[:3])
+                         for keyframes in (found.keyframe[apart], truth.keyframe))
+        lines.append(f"{apart.mean():.0%} are on keyframes that the truth does not name; {how} "
+                     f"(yours: {yours}; the truth's: {theirs})")
+    return lines
+
+
+def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 0.5) -> list[str]:
+    """What may be wrong, in lines of one finding and its likely cause each, from names to labels."""
+    lines = names_and_times(truth, found) or ["all detections are on videos and keyframes that the truth names"]
+    people = people_of(truth)
+    if not len(found) or not len(people):
+        return lines + [f"{len(found)} detections and {len(people)} annotated people: nothing can match"]
+
+    # each box of a keyframe once, with the best score of its classes
+    order = np.argsort(-found.score, kind="stable")
+    boxes = found.select(order)
+    boxes = boxes.select(~duplicates(keyframe_key(boxes.video, boxes.keyframe), *boxes.box.T))
+    sizes = [np.median((box[:, 2:] - box[:, :2]).prod(axis=1)) for box in (truth.box[people], boxes.box)]
+    size = f"boxes have a median area of {sizes[1]:.3g} of the picture, annotated people {sizes[0]:.3g}"
+    lines.append(size + (": divided by the frame's size twice, or by another size?"
+                         if not 1 / 6 < sizes[1] / max(sizes[0], 1e-9) < 6 else ""))
+
+    best = best_ious(truth, people, boxes, boxes.box)
+    x1, y1, x2, y2 = boxes.box.T
+    others = {"x and y swapped": [y1, x1, y2, x2], "x, y, width, height in place of corners": [x1, y1, x1 + x2, y1 + y2],
+              "left and right mirrored": [1 - x2, y1, 1 - x1, y2], "up and down mirrored": [x1, 1 - y2, x2, 1 - y1]}
+    found_now = (best >= iou).mean()
+    for name, columns in others.items():
+        share = (best_ious(truth, people, boxes, np.column_stack(columns)) >= iou).mean()
+        if share > min(2 * found_now + 0.05, found_now + 0.3):
+            lines.append(f"boxes would find {share:.0%} of the people, not {found_now:.0%}, if they had {name}")
+    edges = [0, 0.1, 0.25, 0.5, 0.75, 1]
+    counts = np.histogram(best, edges)[0] / len(best)
+    lines.append("best IoU of any box with each person: " + "  ".join(
+        f"{low:g}-{high:g} {share:.0%}" for low, high, share in zip(edges, edges[1:], counts)))
+    if counts[0] > 0.25:
+        lines.append(f"{counts[0]:.0%} of the people have no box near them: the detector, or boxes of other keyframes")
+
+    alone = box_report(truth, boxes, protocol, iou)
+    lines.append(f"if labels were ignored: AP {100 * alone['ap']:.1f}, recall {100 * alone['recall']:.1f}"
+                 + ("; the boxes are good, look at the classes" if alone["recall"] > 0.5 else ""))
+    never = [name for label, name in enumerate(truth.texts) if label not in set(np.unique(found.label).tolist())
+             and (truth.text == label).any()]
+    if never:
+        lines.append(f"{len(never)} of {len(truth.texts)} classes are never predicted, such as {', '.join(never[:3])}: "
+                     "is the label map that of the file?")
+    now = frame_map(truth, found, protocol, iou)["mean_ap"]["all"] or 0
+    for step, name in ((1, "one lower"), (-1, "one higher")):
+        moved = replace(found, label=((found.label + step) % len(truth.texts)).astype(np.int32))
+        shifted = frame_map(truth, moved, protocol, iou)["mean_ap"]["all"] or 0
+        if len(truth.texts) > 2 and shifted > 2 * now + 0.02:
+            lines.append(f"mAP would be {100 * shifted:.1f}, not {100 * now:.1f}, if ids were not {name}: "
+                         "do they count from 0 or from 1?")
+    return lines
+
+
+def best_ious(truth: Annotations, people: np.ndarray, found: Detections, box: np.ndarray) -> np.ndarray:
+    """Highest IoU of each person (rows of the truth) with any of the boxes (n, 4) on its keyframe, 0 if none."""
+    keys, frame = np.unique(keyframe_key(truth.video[people], truth.keyframe[people]), return_inverse=True)
+    key = keyframe_key(found.video, found.keyframe)
+    found_frame = np.searchsorted(keys, key)
+    found_frame[np.append(keys, -1)[found_frame] != key] = len(keys)
+    starts = np.searchsorted(frame, np.arange(len(keys) + 2))
+    boxes = truth.box[people].astype(np.float64), box.astype(np.float64)
+    f, t = overlapping_pairs(boxes[0], starts, boxes[1], found_frame, 1e-6, pixel=0)
+    best = np.zeros(len(people))
+    np.maximum.at(best, t, box_iou(boxes[1][f], boxes[0][t]))
+    return best

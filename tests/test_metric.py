@@ -1,0 +1,459 @@
+"""Frame and video mAP against hand-worked cases and a slow, plain statement of the same rules."""
+
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import metric  # noqa: E402
+from metric import (average_precision, box_report, frame_map, link_tubes, people_of,  # noqa: E402
+                    summarise, suppress, tube_iou, video_map)
+from table import Annotations, Detections  # noqa: E402
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+needs_samples = pytest.mark.skipif(not SAMPLES.exists(), reason="the real samples are not here")
+
+
+# ---------------------------------------------------------------- the rules once more, slowly
+
+def slow_iou(a, b, pixel):
+    w = max(0.0, min(a[2], b[2]) + pixel - max(a[0], b[0]))
+    h = max(0.0, min(a[3], b[3]) + pixel - max(a[1], b[1]))
+    area_a = (a[2] - a[0] + pixel) * (a[3] - a[1] + pixel)
+    area_b = (b[2] - b[0] + pixel) * (b[3] - b[1] + pixel)
+    union = area_a + area_b - w * h
+    return w * h / union if union else 0.0
+
+
+def slow_limit(rows, limit):
+    """The official reader's choice; rows are (keyframe, box, id, score, index in the file)."""
+    kept = defaultdict(list)
+    for row in rows:
+        def rank(r):
+            return (r[3], r[2], r[1][1], r[1][0], r[1][3], r[1][2])
+        entries = kept[row[0]]
+        if len(entries) < limit:
+            entries.append(row)
+        elif row[3] > min(r[3] for r in entries):
+            entries.remove(min(entries, key=rank))
+            entries.append(row)
+    return sorted((row for entries in kept.values() for row in entries), key=lambda row: row[4])
+
+
+def slow_frame_map(truth, found, protocol, iou=0.5, excluded=(), limit=0, without_gt="false"):
+    """{label: AP or None}.
+
+    truth: rows (keyframe, box, label or -1, person); found: rows (keyframe, box, label, score).
+    """
+    rows = [(*row, i) for i, row in enumerate(found)]
+    if limit:
+        rows = slow_limit(rows, limit)
+    named = {row[0] for row in truth}
+    rows = [row for row in rows
+            if row[0] not in excluded and (without_gt == "false" or row[0] in named)]
+    truth = [row for row in truth if row[0] not in excluded]
+    if protocol == "ava":
+        rows = [row for row in rows if row[1][0] < row[1][2] and row[1][1] < row[1][3]]
+        truth = sorted(truth, key=lambda row: -row[3])
+    result = {}
+    for label in sorted({row[2] for row in truth} | {row[2] for row in rows} - {-1}):
+        boxes = defaultdict(list)
+        for row in truth:
+            if row[2] == label:
+                boxes[row[0]].append(row[1])
+        total = sum(map(len, boxes.values()))
+        if label == -1 or not total:
+            result[label] = None
+            continue
+        taken, hits = set(), []
+        for row in sorted((row for row in rows if row[2] == label), key=lambda row: -row[3]):
+            best, best_iou = None, -1.0
+            for j, box in enumerate(boxes[row[0]]):
+                if protocol == "act" and (row[0], j) in taken:
+                    continue
+                value = slow_iou(row[1], box, int(protocol == "act"))
+                if value > best_iou:
+                    best, best_iou = j, value
+            hit = best_iou >= iou and (row[0], best) not in taken
+            hits.append(hit)
+            if hit:
+                taken.add((row[0], best))
+        precision, recall, tp = [], [], 0
+        for i, hit in enumerate(hits):
+            tp += hit
+            precision.append(tp / (i + 1))
+            recall.append(tp / total)
+        area = 0.0
+        for i in range(len(hits)):
+            step = recall[i] - (recall[i - 1] if i else 0.0)
+            if protocol == "ava":
+                area += step * max(precision[i:])
+            else:
+                area += step * (precision[i] + (precision[i - 1] if i else 1.0)) / 2
+        result[label] = area
+    return result
+
+
+def tables(truth, found, classes, size=None):
+    """The same rows as Annotations and Detections; a keyframe is (video, second)."""
+    columns = list(zip(*truth)) if truth else [(), (), (), ()]
+    keyframe = np.array(columns[0], float).reshape(-1, 2)
+    annotations = Annotations(
+        [f"v{i}" for i in range(9)], [f"class {i}" for i in range(classes)],
+        keyframe[:, 0].astype(np.int32), keyframe[:, 1].astype(np.float32),
+        np.array(columns[1], float).reshape(-1, 4), np.array(columns[2], np.int32), unit="second",
+        person=np.array(columns[3], np.int32),
+        size=None if size is None else np.tile(np.int32(size), (9, 1)))
+    columns = list(zip(*found)) if found else [(), (), (), ()]
+    keyframe = np.array(columns[0], float).reshape(-1, 2)
+    return annotations, Detections(
+        keyframe[:, 0].astype(np.int32), keyframe[:, 1].astype(np.float32),
+        np.array(columns[1], float).reshape(-1, 4), np.array(columns[3], float),
+        np.array(columns[2], np.int32))
+
+
+def random_case(rng):
+    """Boxes on a coarse grid: ties, duplicates, exact halves and degenerate boxes abound."""
+    def box():
+        x, y = rng.integers(0, 5, 2)
+        return (x / 8, y / 8, (x + rng.integers(1, 5)) / 8, (y + rng.integers(1, 5)) / 8)
+
+    classes = rng.integers(1, 4)
+    keyframes = [(v, s) for v in range(2) for s in range(rng.integers(1, 4))]
+    truth, found = [], []
+    for _ in range(rng.integers(0, 9)):
+        truth.append((keyframes[rng.integers(len(keyframes))], box(),
+                      int(rng.integers(-1, classes)), int(rng.integers(3))))
+    for _ in range(rng.integers(0, 25)):
+        shape = truth[rng.integers(len(truth))][1] if truth and rng.random() < 0.5 else box()
+        if rng.random() < 0.1:
+            shape = (shape[0], shape[1], shape[0] - rng.integers(0, 2) / 8, shape[3])
+        where = keyframes[rng.integers(len(keyframes))] if rng.random() < 0.9 else (2, 7)
+        found.append((where, shape, int(rng.integers(classes)), float(rng.integers(0, 6)) - 3))
+    return truth, found, int(classes), keyframes
+
+
+@pytest.mark.parametrize("pairs_at_a_time", [2, 2_000_000])
+@pytest.mark.parametrize("protocol", ["ava", "act"])
+def test_random_cases_agree_with_the_slow_statement(protocol, pairs_at_a_time, monkeypatch):
+    monkeypatch.setattr(metric, "PAIRS", pairs_at_a_time)
+    rng = np.random.default_rng(pairs_at_a_time)
+    for _ in range(1000):
+        truth, found, classes, keyframes = random_case(rng)
+        limit, without_gt = int(rng.choice([0, 3])), str(rng.choice(["false", "ignore"]))
+        excluded = [keyframe for keyframe in keyframes + [(2, 7)] if rng.random() < 0.15]
+        scale = 8 if protocol == "act" else 1                # a frame of 8 x 8 pixels
+        annotations, detections = tables(truth, found, classes, (8, 8) if scale == 8 else None)
+        result = frame_map(annotations, detections, protocol,
+                           excluded=tuple(np.array(excluded, np.int32).reshape(-1, 2).T),
+                           max_per_keyframe=limit, keyframes_without_gt=without_gt)
+        truth, found = ([(k, tuple(scale * x for x in box), *rest) for k, box, *rest in rows]
+                        for rows in (truth, found))
+        slow = slow_frame_map(truth, found, protocol, excluded=excluded, limit=limit,
+                              without_gt=without_gt)
+        for label, entry in enumerate(result["classes"]):
+            ap = slow.get(label)
+            assert entry["ap"] == (None if ap is None else pytest.approx(ap, abs=1e-12))
+        counted = [ap for ap in slow.values() if ap is not None]
+        mean = pytest.approx(np.mean(counted), abs=1e-12) if counted else None
+        assert result["mean_ap"]["all"] == mean
+
+
+# ---------------------------------------------------------------- each rule, worked out by hand
+
+LEFT, RIGHT, FULL = (0.0, 0.0, 0.4, 0.8), (0.6, 0.0, 1.0, 0.8), (0.0, 0.0, 1.0, 1.0)
+ONE, TWO = (0, 902), (0, 903)                                # keyframes
+
+
+def scores(truth, found, protocol="ava", classes=2, **options):
+    """AP of each class; rows as in `slow_frame_map`."""
+    annotations, detections = tables(truth, found, classes, (10, 10) if protocol == "act" else None)
+    result = frame_map(annotations, detections, protocol, **options)
+    return [entry["ap"] for entry in result["classes"]]
+
+
+@pytest.mark.parametrize("protocol, area", [("ava", 1 / 3 + 2 / 9), ("act", 1 / 3 + 7 / 36)])
+def test_area_of_true_false_true_with_three_people(protocol, area):
+    # precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3; the last trapezoid is (1/2 + 2/3) / 2 / 3
+    hits = np.array([True, False, True])
+    assert average_precision(hits, 3, protocol) == pytest.approx(area, abs=1e-15)
+
+
+def test_precision_is_made_non_increasing_for_ava_only():
+    # precision 0, 1/2, 2/3: AVA takes 2/3 for both steps, ACT the trapezoids under the points
+    hits = np.array([False, True, True])
+    assert average_precision(hits, 2, "ava") == pytest.approx(2 / 3)
+    trapezoids = ((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2
+    assert average_precision(hits, 2, "act") == pytest.approx(trapezoids)
+
+
+@pytest.mark.parametrize("protocol, ap", [("ava", 0.5), ("act", 1.0)])
+def test_a_second_box_on_a_person_is_false_for_ava_and_takes_the_next_for_act(protocol, ap):
+    people = [(ONE, (0, 0, 0.6, 0.8), 0, 0), (ONE, (0.1, 0, 0.7, 0.8), 0, 1)]
+    boxes = [(ONE, (0, 0, 0.6, 0.8), 0, 2.0), (ONE, (0, 0, 0.6, 0.8), 0, 1.0)]
+    assert scores(people, boxes, protocol)[0] == ap
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("person, box, ap", [
+    ((0.0, 0.0, 0.4, 0.4), (0.0, 0.0, 0.2, 0.4), 1.0),       # half of a box ...
+    ((0.1, 0.1, 0.5, 0.5), (0.1, 0.1, 0.3, 0.5), 0.0)])      # ... but 0.3 - 0.1 < 0.2 in float64
+def test_exact_halves_fall_as_in_float64_whatever_boxes_are_kept_in(person, box, ap, dtype):
+    truth, found = tables([(ONE, person, 0, 0)], [(ONE, box, 0, 1.0)], 1)
+    truth.box, found.box = truth.box.astype(dtype), found.box.astype(dtype)
+    assert (slow_iou(person, box, 0) >= 0.5) == ap
+    assert frame_map(truth, found)["mean_ap"]["all"] == ap
+
+
+def test_act_counts_both_border_pixels():
+    # 0..9 x 0..9 pixels and 0..4 x 0..9: 36 / 81 without the border pixels, 50 / 100 with them
+    people, boxes = [(ONE, (0, 0, 0.9, 0.9), 0, 0)], [(ONE, (0, 0, 0.4, 0.9), 0, 1.0)]
+    assert scores(people, boxes, "ava")[0] == 0.0
+    assert scores(people, boxes, "act")[0] == 1.0
+
+
+def test_pixels_survive_float32_fractions():
+    # 3 of 7 pixels and the like have no exact float32; the same halves must come out true
+    person, box = (0, 0, 5 / 7, 6 / 7), (0, 0, 2 / 7, 6 / 7)
+    truth, found = tables([(ONE, person, 0, 0)], [(ONE, box, 0, 1.0)], 1, (7, 7))
+    truth.box, found.box = truth.box.astype(np.float32), found.box.astype(np.float32)
+    assert frame_map(truth, found, "act")["mean_ap"]["all"] == 1.0      # (2 + 1) / (5 + 1)
+
+
+def test_of_two_people_with_equal_iou_ava_takes_the_higher_person_id():
+    # the first box overlaps both by the same; only if it takes person 7 is 3 free for the second
+    left, right, middle = (0, 0, 0.5, 0.5), (0.25, 0, 0.75, 0.5), (0.125, 0, 0.625, 0.5)
+    boxes = [(ONE, middle, 0, 2.0), (ONE, left, 0, 1.0)]
+    assert scores([(ONE, left, 0, 3), (ONE, right, 0, 7)], boxes)[0] == 1.0
+    assert scores([(ONE, left, 0, 7), (ONE, right, 0, 3)], boxes)[0] == 0.5
+
+
+def test_degenerate_detections_vanish_for_ava_and_are_false_for_act():
+    boxes = [(ONE, (0.2, 0.2, 0.2, 0.4), 0, 9.0), (ONE, (0.9, 0.2, 0.6, 0.4), 0, 8.0),
+             (ONE, LEFT, 0, 1.0)]
+    assert scores([(ONE, LEFT, 0, 0)], boxes, "ava")[0] == 1.0
+    assert scores([(ONE, LEFT, 0, 0)], boxes, "act")[0] == pytest.approx((0 + 1 / 3) / 2)
+
+
+def test_a_person_without_area_is_missed():
+    people = [(ONE, (0.2, 0.2, 0.2, 0.4), 0, 0), (ONE, LEFT, 0, 1)]
+    assert scores(people, [(ONE, LEFT, 0, 1.0)])[0] == 0.5
+
+
+def test_keyframes_without_ground_truth_are_false_or_ignored():
+    people, boxes = [(ONE, LEFT, 0, 0)], [(TWO, LEFT, 0, 2.0), (ONE, LEFT, 0, 1.0)]
+    assert scores(people, boxes)[0] == 0.5
+    assert scores(people, boxes, keyframes_without_gt="ignore")[0] == 1.0
+    nobody = people + [(TWO, (0, 0, 0, 0), -1, -1)]          # named, with nobody in it
+    assert scores(nobody, boxes, keyframes_without_gt="ignore")[0] == 0.5
+
+
+def test_excluded_keyframes_leave_people_detections_and_counts():
+    people = [(ONE, LEFT, 0, 0), (TWO, LEFT, 0, 0)]
+    truth, found = tables(people, [(TWO, RIGHT, 0, 2.0), (ONE, LEFT, 0, 1.0)], 1)
+    result = frame_map(truth, found, excluded=(np.array([0]), np.array([903])))
+    assert result["mean_ap"]["all"] == 1.0
+    assert (result["keyframes"], result["boxes"], result["predictions"]) == (1, 1, 1)
+    assert (result["classes"][0]["gt"], result["left_out"]["on excluded keyframes"]) == (1, 1)
+
+
+def test_false_detections_on_keyframes_without_people_are_counted():
+    people = [(ONE, LEFT, 0, 0), (TWO, (0, 0, 0, 0), -1, -1)]
+    boxes = [(ONE, LEFT, 0, 3.0), (ONE, RIGHT, 0, 2.0), (TWO, LEFT, 0, 1.0), ((1, 7), LEFT, 0, 1.0)]
+    result = frame_map(*tables(people, boxes, 1))
+    assert (result["false"], result["false_on_empty_keyframes"]) == (3, 2)
+
+
+def test_the_limit_keeps_the_best_of_all_classes_and_drops_the_smallest_of_equal_rows():
+    # two a keyframe: the 3.0 comes late and pushes out, of the two with 1.0, that of the smaller id
+    people = [(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0), (ONE, RIGHT, 1, 1)]
+    boxes = [(ONE, LEFT, 1, 1.0), (ONE, LEFT, 0, 1.0), (ONE, RIGHT, 1, 3.0), (ONE, RIGHT, 0, 1.0)]
+    assert scores(people, boxes, max_per_keyframe=2) == [0.0, 1.0]
+    assert scores(people, boxes) == [1.0, 1.0]
+
+
+def test_equal_scores_keep_the_order_of_their_rows():
+    right, wrong = (ONE, LEFT, 0, 1.0), (ONE, RIGHT, 0, 1.0)
+    assert scores([(ONE, LEFT, 0, 0)], [right, wrong])[0] == 1.0
+    assert scores([(ONE, LEFT, 0, 0)], [wrong, right])[0] == 0.5
+
+
+@pytest.mark.parametrize("protocol", ["ava", "act"])
+def test_a_class_without_predictions_counts_zero_and_one_without_people_does_not_count(protocol):
+    boxes = [(ONE, LEFT, 0, 1.0), (ONE, LEFT, 2, 9.0)]
+    truth, found = tables([(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0)], boxes, 3, (10, 10))
+    result = frame_map(truth, found, protocol)
+    assert [entry["ap"] for entry in result["classes"]] == [1.0, 0.0, None]
+    assert result["mean_ap"]["all"] == 0.5
+    assert [entry["predictions"] for entry in result["classes"]] == [1, 0, 1]
+
+
+def test_base_and_novel_means_are_over_their_own_counted_classes():
+    truth, found = tables([(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0)], [(ONE, LEFT, 0, 1.0)], 3)
+    result = summarise(frame_map(truth, found), {"class 0", "class 2"})
+    assert result["mean_ap"] == {"base": 0.0, "novel": 1.0, "all": 0.5}
+    assert [entry["split"] for entry in result["classes"]] == ["novel", "base", "novel"]
+
+
+@pytest.mark.parametrize("protocol", ["ava", "act"])
+def test_nothing_predicted_or_nobody_annotated_is_not_an_error(protocol):
+    assert scores([(ONE, LEFT, 0, 0)], [], protocol) == [0.0, None]
+    assert scores([], [(ONE, LEFT, 0, 1.0)], protocol) == [None, None]
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(score=np.array([np.nan])), "score nan of detection 0"),
+    (dict(label=np.array([5])), "labels 5..5"), (dict(box=np.zeros((2, 4))), "shape")])
+def test_detections_without_meaning_are_refused(change, message):
+    truth, found = tables([(ONE, LEFT, 0, 0)], [(ONE, LEFT, 0, 1.0)], 1)
+    with pytest.raises(ValueError, match=message):
+        frame_map(truth, replace(found, **change))
+
+
+def test_act_without_frame_sizes_is_refused():
+    truth, found = tables([(ONE, LEFT, 0, 0)], [(ONE, LEFT, 0, 1.0)], 1)
+    with pytest.raises(ValueError, match="no frame sizes; use protocol ava"):
+        frame_map(truth, found, "act")
+
+
+def test_a_crowd_on_one_keyframe_is_matched_in_bounded_memory(monkeypatch):
+    compared = []
+    monkeypatch.setattr(metric, "PAIRS", 1000)
+    plain = metric.box_iou
+    monkeypatch.setattr(metric, "box_iou",
+                        lambda a, *rest: compared.append(len(a)) or plain(a, *rest))
+    x = np.arange(300) / 1000
+    people = [(ONE, (v, 0.1, v + 0.0009, 0.9), 0, 0) for v in x.tolist()]
+    boxes = [(ONE, box, 0, float(i)) for i, (_, box, *_) in enumerate(people)]
+    assert frame_map(*tables(people, boxes, 1))["mean_ap"]["all"] == 1.0
+    assert sum(compared) == 300 * 300 and max(compared) <= 1000
+
+
+@needs_samples
+def test_real_ucf101_24_agrees_with_the_slow_statement_under_both_protocols():
+    sample = np.load(SAMPLES / "eval" / "act_ucf24_gt.npz")
+    tube = np.repeat(np.arange(len(sample["tube_video"])), np.diff(sample["tube_offset"]))
+    video, label, rows = sample["tube_video"][tube], sample["tube_label"][tube], sample["rows"]
+    frame = np.array([320, 240, 320, 240])
+    order = np.lexsort((rows[:, 0], video))
+    pixels = rows[order, 1:]
+    truth = Annotations(sample["videos"].tolist(), sample["labels"].tolist(),
+                        video[order].astype(np.int32), rows[order, 0].astype(np.int32) - 1,
+                        (pixels / frame).astype(np.float32), label[order].astype(np.int32),
+                        size=np.tile(np.int32([320, 240]), (len(sample["videos"]), 1)))
+    rng = np.random.default_rng(0)
+    moved = np.clip(pixels + rng.integers(-25, 26, (len(rows), 4)), 0, frame)
+    guess = np.where(rng.random(len(rows)) < 0.7, truth.text, rng.integers(0, 24, len(rows)))
+    guess = guess.astype(np.int32)
+    score = rng.integers(0, 200, len(rows)).astype(np.float32)                      # many ties
+    found = Detections(truth.video, truth.keyframe, (moved / frame).astype(np.float32), score,
+                       guess)
+    perfect = Detections(truth.video, truth.keyframe, truth.box, np.ones(len(rows)), truth.text)
+    assert frame_map(truth, perfect, "act")["mean_ap"]["all"] == 1.0
+    whole = {protocol: frame_map(truth, found, protocol) for protocol in ("ava", "act")}
+    assert 0.2 < whole["ava"]["mean_ap"]["all"] < whole["act"]["mean_ap"]["all"] < 0.8
+
+    part = [6, 14]                                           # fencing, salsa spin: many people
+    keyframes = list(zip(truth.video.tolist(), truth.keyframe.tolist()))
+    slow_truth = [row for row in zip(keyframes, map(tuple, pixels.astype(float).tolist()),
+                                     truth.text.tolist(), [0] * len(rows)) if row[2] in part]
+    slow_found = [row for row in zip(keyframes, map(tuple, moved.astype(float).tolist()),
+                                     guess.tolist(), score.tolist()) if row[2] in part]
+    for protocol, result in whole.items():
+        for label, ap in slow_frame_map(slow_truth, slow_found, protocol).items():
+            assert result["classes"][label]["ap"] == pytest.approx(ap, abs=1e-12)
+
+
+# ---------------------------------------------------------------- boxes alone, and tubes
+
+def test_the_box_report_counts_a_person_once_whatever_the_labels():
+    people = [(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0), (ONE, RIGHT, -1, 1),
+              (TWO, (0, 0, 0, 0), -1, -1)]
+    boxes = [(ONE, LEFT, 0, 0.9), (TWO, LEFT, 0, 0.8), (ONE, LEFT, 0, 0.7)]
+    truth, found = tables(people, boxes, 2)
+    assert people_of(truth).tolist() == [0, 2]
+    report = box_report(truth, found)
+    assert (report["boxes"], report["proposals"]) == (2, 3)
+    assert (report["recall"], report["ap"]) == (0.5, 0.5)
+
+
+def frame_tables(truth, found):
+    annotations, detections = tables(truth, found, 3, (100, 100))
+    return (replace(annotations, unit="frame", keyframe=annotations.keyframe.astype(np.int32)),
+            replace(detections, keyframe=detections.keyframe.astype(np.int32)))
+
+
+def test_a_tube_of_half_the_frames_covers_half():
+    truth = [((0, f), LEFT, 0, 0) for f in range(40)]
+    found = [((0, f), LEFT, 0, 1.0) for f in [*range(0, 20, 2), 19]]     # gaps are filled
+    ious = {"half": [0.5], "more": [0.51]}
+    result = video_map(*frame_tables(truth, found), ious)
+    assert result["map"] == {"half": 1.0, "more": 0.0} and result["tubes"] == 1
+    assert video_map(*frame_tables(truth, found), ious, min_length=21)["tubes"] == 0
+
+
+def link(rows, min_length=1):
+    """(score, first frame, boxes) of each tube; rows: (frame, box, score)."""
+    frame, box, score = (np.array(column) for column in zip(*rows))
+    tubes = link_tubes(frame, box, score, pixel=1, min_length=min_length)
+    return [(score, min(tube), [tube[f] for f in sorted(tube)]) for score, tube in tubes]
+
+
+A, B = (0.0, 0.0, 9.0, 9.0), (50.0, 0.0, 59.0, 9.0)          # two people, in pixels
+
+
+def test_a_tube_ends_after_five_frames_without_a_box():
+    assert [len(boxes) for *_, boxes in link([(f, A, 1.0) for f in (0, 1, 6)])] == [7]
+    assert [len(boxes) for *_, boxes in link([(f, A, 1.0) for f in (0, 1, 7)])] == [2, 1]
+
+
+def test_two_people_are_two_tubes_each_with_the_mean_score_of_its_boxes_and_its_gaps_interpolated():
+    later = (4.0, 0.0, 13.0, 9.0)                            # person A, two frames on
+    tubes = link([(0, A, 1.0), (0, B, 5.0), (2, later, 2.0), (2, B, 7.0)])
+    assert tubes == [(6.0, 0, [B, B, B]), (1.5, 0, [A, (2.0, 0.0, 11.0, 9.0), later])]
+
+
+def test_of_a_frame_the_best_ten_boxes_take_part_after_suppression():
+    overlapping = (1.0, 0.0, 10.0, 9.0)                      # 90 of 110 pixels of A
+    assert [score for score, *_ in link([(0, A, 1.0), (0, overlapping, 2.0)])] == [2.0]
+    crowd = [(0, (20.0 * i, 0.0, 20.0 * i + 9, 9.0), float(i)) for i in range(12)]
+    assert [score for score, *_ in link(crowd)] == [float(i) for i in range(11, 1, -1)]
+
+
+def test_the_tube_of_higher_mean_score_chooses_first_and_takes_the_best_scored_box_near_it():
+    near_a, near_both = (-5.0, 0.0, 4.0, 9.0), (4.0, 0.0, 13.0, 9.0)
+    other = (8.0, 0.0, 17.0, 9.0)                            # overlaps A by 20 of 180 pixels
+    tubes = link([(0, A, 1.0), (0, other, 2.0), (1, near_both, 3.0), (1, near_a, 2.5)])
+    # near_both reaches A (60 of 140) and other (60 of 140): the higher tube takes it
+    assert tubes == [(2.5, 0, [other, near_both]), (1.75, 0, [A, near_a])]
+
+
+def test_of_tubes_that_overlap_by_more_than_the_threshold_the_best_stays():
+    early, middle, late = {0: A, 1: A}, {1: A, 2: A}, {2: A, 3: A}
+    assert tube_iou(early, middle, 1) == 1 / 3 and tube_iou(early, late, 1) == 0
+    tubes = [(1.0, early), (2.0, middle), (3.0, late)]
+    assert suppress(tubes, lambda a, b: tube_iou(a, b, 1), 0.3) == [(3.0, late), (1.0, early)]
+    assert len(suppress(tubes, lambda a, b: tube_iou(a, b, 1), 0.4)) == 3
+
+
+def test_the_ground_truth_as_predictions_has_video_map_one():
+    truth = [((v, f), LEFT if v == 0 else RIGHT, v % 2, 0) for v in range(4) for f in range(20)]
+    found = [(keyframe, box, label, 1.0) for keyframe, box, label, _ in truth]
+    assert set(video_map(*frame_tables(truth, found))["map"].values()) == {1.0}
+    assert set(video_map(*frame_tables(truth, []))["map"].values()) == {0.0}
+
+
+def test_a_false_tube_of_higher_score_halves_the_area():
+    truth = [((0, f), LEFT, 0, 0) for f in range(20)]
+    found = [((0, f), *row) for f in range(20) for row in ((LEFT, 0, 1.0), (RIGHT, 0, 2.0))]
+    # precision 0 at recall 0, 1/2 at recall 1: the trapezoid is 1/4
+    assert video_map(*frame_tables(truth, found), {"any": [0.5]})["map"]["any"] == 0.25
+
+
+def test_video_map_without_tubes_is_refused():
+    with pytest.raises(ValueError, match="needs ground truth by frames"):
+        video_map(*tables([(ONE, LEFT, 0, 0)], [], 1))
