@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from metric import box_report, frame_map, overlapping_pairs, people_of
-from table import Annotations, Detections, box_iou, duplicates, keyframe_key
+from table import Annotations, Detections, box_iou, distinct, keyframe_key
 
 FEW = 0.1                         # our judgement: more detections than this share beside the truth are a fault
 
@@ -47,7 +47,7 @@ def names_and_times(truth: Annotations, found: Detections) -> list[str]:
         after = np.searchsorted(named, key).clip(1, len(named) - 1) if len(named) > 1 else np.zeros(len(key), int)
         nearest = np.where(abs(named[after] - key) < abs(named[after - 1] - key), named[after], named[after - 1])
         off = (key - nearest) / 1000                         # keys count thousandths
-        unit = "frames" if np.broadcast_to(truth.unit, len(truth.videos))[found.video[apart][0]] == "frame" else "s"
+        unit = "frames" if truth.unit[found.video[apart][0]] == "frame" else "s"
         if found.keyframe[apart].min() > 4 * max(truth.keyframe.max(), 1):
             how = "they are far greater than the truth's: frame numbers, where it counts seconds?"
         elif np.ptp(off) < 0.002:
@@ -71,7 +71,7 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
     # each box of a keyframe once, with the best score of its classes
     order = np.argsort(-found.score, kind="stable")
     boxes = found.select(order)
-    boxes = boxes.select(~duplicates(keyframe_key(boxes.video, boxes.keyframe), *boxes.box.T))
+    boxes = boxes.select(distinct(keyframe_key(boxes.video, boxes.keyframe), boxes.box))
     sizes = [np.median((box[:, 2:] - box[:, :2]).prod(axis=1)) for box in (truth.box[people], boxes.box)]
     size = f"boxes have a median area of {sizes[1]:.3g} of the picture, annotated people {sizes[0]:.3g}"
     lines.append(size + (": divided by the frame's size twice, or by another size?"

@@ -83,8 +83,7 @@ def read_predictions(path, truth: Annotations, labels: dict[int, str] | None = N
     """A predictions CSV as indices into `truth`, and how many rows were left out for what reason.
 
     labels: the file's label map; without it its ids are those of `truth`. Rows of other classes are
-    left out. A video that an AVA ground truth lacks is appended to truth.videos, since its detections count
-    as false; one that an ACT pickle lacks belongs to another split, and is left out.
+    left out. A video that the ground truth lacks is appended to truth.videos.
     """
     lines, texts, numbers = read_columns(path, LAYOUT["predictions"], ("video", "action_id"))
     (videos, video), (actions, action) = texts["video"], texts["action_id"]
@@ -104,20 +103,16 @@ def read_predictions(path, truth: Annotations, labels: dict[int, str] | None = N
                  f"{ids[action[row]]} is not one of the {len(names)} classes; expected {min(names)} to {max(names)}")
 
     label = find([names.get(i) for i in ids], truth.texts)[action]
-    other_class = ~nobody & (label < 0)
+    keep = ~nobody & (label >= 0)
+    if not keep.any():
+        raise ValueError(f"{path}: no row is of a class of the ground truth; it has the ids "
+                         f"{', '.join(actions[:3])} ...")
     index = find(videos, truth.videos)
     new = np.flatnonzero(index < 0)
-    other_video = ~nobody & (index < 0)[video] & ~other_class & frames
-    keep = ~nobody & ~other_class & ~other_video
-    if not keep.any():
-        raise ValueError(f"{path}: no row is of a class and a video of the ground truth; it has the ids "
-                         f"{', '.join(actions[:3])} ... and videos like {videos[-1]!r}")
-    if not frames:
-        index[new] = add_videos(truth, [videos[v] for v in new])
+    index[new] = add_videos(truth, [videos[v] for v in new])
     keyframe = numbers["keyframe"][keep] - frames
     return (Detections(index[video[keep]], keyframe, box[keep], score[keep], label[keep]),
-            {"of classes that are not evaluated": int(other_class.sum()),
-             "on videos that the ground truth lacks": int(other_video.sum())})
+            {"of classes that are not evaluated": int((~nobody & ~keep).sum())})
 
 
 def read_excluded(path, truth: Annotations) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +124,7 @@ def read_excluded(path, truth: Annotations) -> tuple[np.ndarray, np.ndarray]:
     videos, video = texts["video"]
     index = find(videos, truth.videos)
     new = np.flatnonzero(index < 0)
-    index[new] = len(truth.videos) if frames else add_videos(truth, [videos[v] for v in new])
+    index[new] = add_videos(truth, [videos[v] for v in new])
     return index[video], numbers["keyframe"] - frames
 
 
@@ -137,7 +132,7 @@ def add_videos(truth: Annotations, names: list[str]) -> np.ndarray:
     """Append videos that predictions name and the ground truth lacks; returns their indices."""
     first = len(truth.videos)
     truth.videos += names
-    truth.unit = np.append(truth.unit, ["second"] * len(names))
+    truth.unit = np.append(truth.unit, truth.unit[:1].repeat(len(names)))
     return np.arange(first, len(truth.videos))
 
 
