@@ -205,10 +205,10 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
 
 
 def read_splits(read, wanted: list[int] | None) -> tuple[Annotations, dict[int, np.ndarray]]:
-    """The test videos of the wanted splits of a set as one table, and of each split the indices of its videos.
+    """The test videos of the wanted splits of a set, each once, and of each split the indices of its videos.
 
-    read: the table of one split. None wanted: the three of JHMDB-21, or as many as are there, as the paper
-    names none; of any other set the first. Splits share videos: here each is listed once.
+    read: the table of one split; of split 0 that of all. None wanted: the three of JHMDB-21, or as many as
+    are there, since the paper names none; of another set the first.
     """
     tables = {split: read(split) for split in wanted or [1]}
     if wanted is None and tables[1].texts == JHMDB_21:
@@ -217,26 +217,9 @@ def read_splits(read, wanted: list[int] | None) -> tuple[Annotations, dict[int, 
                 tables[split] = read(split)
             except ValueError:                               # a file of fewer splits
                 break
-    if len(tables) == 1:
-        (split, table), = tables.items()
-        return table, {split: np.arange(len(table.videos))}
-    first = {}                                               # video -> its table, and its index there
-    for table in tables.values():
-        for index, video in enumerate(table.videos):
-            first.setdefault(video, (table, index))
-    videos = {video: index for index, video in enumerate(first)}
-    splits, parts = {}, []
-    for split, table in tables.items():
-        index = np.array([videos[video] for video in table.videos], np.int32)
-        own = np.array([first[video][0] is table for video in table.videos], bool)[table.video]
-        splits[split] = index
-        parts.append([index[table.video[own]], *(getattr(table, name)[own]
-                                                 for name in ("keyframe", "box", "text", "person"))])
-    video, keyframe, box, text, person = map(np.concatenate, zip(*parts))
-    table = tables[min(tables)]
-    return make_annotations(videos, table.texts, video, keyframe, box, text, person, unit="frame", ids=table.ids,
-                            files=[t.files[i] for t, i in first.values() if t.files],
-                            size=np.array([t.size[i] for t, i in first.values()])), splits
+    truth = read(0) if len(tables) > 1 else tables[min(tables)]
+    splits = {split: np.flatnonzero(np.isin(truth.videos, table.videos)) for split, table in tables.items()}
+    return truth.select(np.isin(truth.video, np.concatenate([*splits.values()]))), splits
 
 
 def boxes_beside(folder: str, benchmark: str) -> str:
@@ -463,15 +446,16 @@ def score_joint(sets: list[TestSet], scored: list[dict], classes: list[str], bet
                       .astype(np.int32)[one.truth.text]) for one in sets]
     found = [detections_of(replace(one, truth=truth), logits, classes, beta)
              for one, truth, logits in zip(sets, truths, scored)]
-    first = np.cumsum([0] + [len(truth.videos) for truth in truths], dtype=np.int32)     # index of a set's first video
+    first = np.cumsum([0] + [len(truth.videos) for truth in truths], dtype=np.int32)     # video of each set
 
     def join(name: str, parts: list) -> np.ndarray:
-        return np.concatenate([getattr(part, name) + (offset if name == "video" else 0)
-                               for part, offset in zip(parts, first)])
+        if name == "video":
+            return np.concatenate([part.video + offset for part, offset in zip(parts, first)])
+        return np.concatenate([getattr(part, name) for part in parts])
 
     truth = Annotations(sum((t.videos for t in truths), []), classes,
-                        *(join(name, truths) for name in ("video", "keyframe", "box", "text")),
-                        unit=join("unit", truths), size=join("size", truths) if truths[0].size is not None else None)
+                        *(join(name, truths) for name in ("video", "keyframe", "box", "text", "unit")),
+                        size=None if truths[0].size is None else join("size", truths))
     everything = Detections(*(join(name, found) for name in ("video", "keyframe", "box", "score", "label")))
     result = score_set(truth, everything, protocol, args)
     return {"joint": True, **summarise(result, {name for one in sets for name in one.novel})}
@@ -587,8 +571,14 @@ def score_files(args: argparse.Namespace) -> list[dict]:
             truth, splits = read_ground_truth(args.ground_truth, labels), {None: None}
         for protocol in protocols:                           # before anything is printed
             check_protocol(truth, protocol, args.keyframes_without_gt)
+        if args.video_map:
+            check_tubes(truth)
         detections, left_out = read_predictions(path, truth, labels)
         check_names(path, truth, detections)
+        if pickled:                                          # which lists all test videos: others are of no split
+            known = np.isin(detections.video, truth.video)
+            left_out["on videos that the ground truth lacks"] = int((~known).sum())
+            detections = detections.select(known)
         excluded = read_excluded(args.exclude, truth) if args.exclude else None
         novel = read_novel(args.novel, truth) if args.novel else None
         for split, videos in splits.items():

@@ -52,7 +52,10 @@ def read_ucf101_24(data, split: str = "train") -> Annotations:
 
 
 def read_jhmdb_21(data, split: str = "train", division: int = 1) -> Annotations:
-    """JHMDB-21 from `JHMDB-GT.pkl` (MOC's package), by one of its three official divisions into train and test."""
+    """JHMDB-21 from `JHMDB-GT.pkl` (MOC's package), by one of its three official divisions into train and test.
+
+    Division 0 has the videos of all of them, each once.
+    """
     check_split(split, ("train", "test"))
     files, frames = walk(data)
     path = find_file(files, ["JHMDB-GT.pkl"], data, MOC)
@@ -69,10 +72,12 @@ def act_table(path, classes: list[str], split: str, division: int) -> Annotation
     if missing:
         raise ValueError(f"{path}: not ACT's ground truth: {', '.join(missing)} missing")
     lists = field(found, f"{split}_videos", list, path)
-    if not 1 <= division <= len(lists):
+    if not 0 <= division <= len(lists):
         raise ValueError(f"{path}: split {division} of {len(lists)}")
-    videos = list(lists[division - 1])
-    check_names(videos, f"{path}: {split}_videos")
+    for videos in lists:
+        check_names(videos, f"{path}: {split}_videos")
+    videos = list(dict.fromkeys(video for videos in lists for video in videos) if division == 0
+                  else lists[division - 1])
     labels = [class_of(label, classes, path) for label in field(found, "labels", list, path)]
 
     tubes, n_frames, size, faults = [], [], [], []
