@@ -1,9 +1,10 @@
-"""Stage 0, people on keyframes: the boxes that all the other stages stand on.
+"""Stage 0: finds the people on keyframes, whose boxes all other stages stand on.
 
-Enter the keyframes of any dataset, or plain videos, leaves a proposals CSV: every box that may be a
-person, with its score; the threshold is chosen where the file is used (--score: 0.3 for UCF-JHMDB, 0.8
-for AVA). The detectors are torchvision's, trained on COCO. The paper finetunes its detector (DINO) on
-the annotated frames of UCF101-24; --finetune does so with any of these, on any dataset's training boxes.
+Reads the keyframes of any dataset, or plain videos, and writes a proposals CSV: every box that may be
+a person, with its score. The threshold is chosen where the file is used (--score: 0.3 for UCF-JHMDB,
+0.8 for AVA, Section 4.1). The detectors are torchvision's, trained on COCO. The paper finetunes its
+detector (DINO) on the annotated frames of UCF101-24; --finetune does so with any of these, on the
+training boxes of any dataset.
 
     torchrun --nproc_per_node 8 detect_humans.py --finetune --dataset ucf101-24 --data DIR --out runs/humans
     python detect_humans.py --dataset ucf101-24 --data DIR --detector-weights runs/humans/last.pt --out test.csv
@@ -11,15 +12,20 @@ the annotated frames of UCF101-24; --finetune does so with any of these, on any 
     python detect_humans.py film.mp4 --every 1 --out film.csv
     python detect_humans.py --dataset ava --data DIR --measure P.csv     # any detector's boxes against the truth
 
-While detecting, --batch-size is the frames that each process sees at once; less where memory is short.
+Detection takes --batch-size frames at a time in each process. It gives the same file with any number
+of processes, and an interrupted run goes on with --resume. Finetuning on several processes equals one
+process for the FCOS, RetinaNet and toy detectors; Faster R-CNN draws its samples in each process, so
+there the results differ by chance.
 """
 
 import argparse
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 import torchvision
@@ -150,6 +156,8 @@ def detect_frames(detector: nn.Module, frames) -> list[tuple[np.ndarray, np.ndar
     frames: uint8 (F, H, W, 3), or a list of (H, W, 3) of any sizes.
     """
     device = next(detector.parameters()).device
+    # a turned picture (of a phone) has strides that torch does not take
+    frames = [frame if isinstance(frame, Tensor) else np.ascontiguousarray(frame) for frame in frames]
     images = [torch.as_tensor(frame).to(device).permute(2, 0, 1).float() / 255 for frame in frames]
     people = []
     for image, found in zip(images, detector(images) if images else []):
@@ -173,9 +181,9 @@ def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[s
     for path in paths:
         try:
             times.append(np.arange(0, open_video(path).times[-1] + 1e-6, every))
-        except ValueError as error:
+        except (ValueError, IndexError, av.error.FFmpegError) as error:
             times.append(np.zeros(0))
-            unreadable.append(str(error))
+            unreadable.append(str(error) if path in str(error) else f"{path}: {error}")
     if len(unreadable) == len(paths):
         raise ValueError(f"none of {len(paths)} videos can be read: {'; '.join(unreadable[:5])}")
     video = np.repeat(np.arange(len(paths)), [len(t) for t in times])
@@ -241,7 +249,10 @@ def detect(args: argparse.Namespace) -> Path:
     torch.manual_seed(args.seed)
     detector = build_detector(args.detector, args.detector_weights, process.device, args.amp)
 
-    proposals, read, unread = find_people(table, detector, folder, engine.plain(args), process,
+    key = engine.plain(args)
+    if args.detector_weights and os.path.isfile(args.detector_weights):
+        key["detector_weights"] += f" of {time.ctime(os.path.getmtime(args.detector_weights))}"
+    proposals, read, unread = find_people(table, detector, folder, key, process,
                                           args.batch_size, args.workers, args.resume)
     if process.is_main:
         if len(read) and not read.any():
@@ -337,6 +348,26 @@ def one_class(detector: nn.Module) -> nn.Module:
     return load(new_detector(detector.name, classes=2), state, "COCO weights")
 
 
+def share_foreground(detector: nn.Module, process: engine.Process) -> None:
+    """Make the losses of FCOS those of the global batch.
+
+    FCOS divides its losses by the foreground cells of its own batch; here by those of all processes.
+    RetinaNet does so picture by picture, so that the mean over processes is right already.
+    """
+    if not isinstance(detector, FCOS) or process.world == 1:
+        return
+    own_loss = detector.head.compute_loss
+
+    def compute_loss(targets, outputs, anchors, matched: list[Tensor]) -> dict[str, Tensor]:
+        foreground = torch.stack([(cells >= 0).sum() for cells in matched]).sum().float()
+        share = foreground.clamp(min=1) / process.sum(foreground.clone()).clamp(min=1)
+        # DDP takes the mean over processes
+        return {name: loss * share * process.world
+                for name, loss in own_loss(targets, outputs, anchors, matched).items()}
+
+    detector.head.compute_loss = compute_loss
+
+
 def set_training(detector: nn.Module, from_scratch: bool) -> None:
     """Training mode; pretrained batch norms keep their statistics, as a few frames a process give poor ones."""
     detector.train()
@@ -358,7 +389,8 @@ def train(args: argparse.Namespace) -> Path:
     out = Path(args.out)
 
     # data
-    dataset = Keyframes(data.read_dataset(**vars(args) | {"split": "train"}).on_disk())
+    table = data.read_dataset(**vars(args) | {"split": "train"}).on_disk()
+    dataset, args.table = Keyframes(table), engine.fingerprint(table)
     held_out = None
     if args.validate and not args.csv:
         held_out = some_keyframes(data.read_dataset(**vars(args) | {"split": "test"}).on_disk(), args.validate)
@@ -372,11 +404,14 @@ def train(args: argparse.Namespace) -> Path:
     optimizer, lr = RECIPES[detector.name]
     args.optimizer, args.lr = args.optimizer or optimizer, args.lr or lr
     from_scratch = args.detector_weights == "random"
+    share_foreground(detector, process)
     wrapped = engine.wrap(detector, process)
     set_training(detector, from_scratch)
     optimizer = engine.make_optimizer(detector, args)
     start = engine.resume(args, detector, optimizer)
-    meter, bad = engine.Meter(args, process, start), engine.BadClips()
+    engine.check_agreement(process, start, dataset.clips)
+    meter = engine.Meter(args, process, start)
+    bad = engine.BadClips((args.iterations - start) * args.batch_size)
 
     def save(step: int) -> None:
         """Validate, and write the checkpoint."""
@@ -467,9 +502,10 @@ def main() -> None:
     if args.finetune:
         path = train(args)
         if engine.is_main():
+            source = "".join(f" --{name} {value}" for name, value in vars(args).items()
+                             if name in ("dataset", "data") and value)
             print(f"the detector is finetuned: {path}\n"
-                  f"next: python detect_humans.py --dataset {args.dataset} "
-                  f"--detector-weights {path} --out proposals.csv")
+                  f"next: python detect_humans.py{source} --detector-weights {path} --out proposals.csv")
     elif args.measure:
         table = data.read_dataset(**vars(args))
         print_measures(measure(table, read_proposals(args.measure, table)))

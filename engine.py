@@ -35,23 +35,53 @@ from table import Annotations
 
 # ---------------------------------------------------------------- the command line
 
+# what Ctrl-C leaves behind: a sentence, replaced while a run goes on
+kept = ["nothing was kept"]
+
+
 def cli(main) -> None:
-    """Run a script's main(); a user's mistake becomes one line on stderr and exit status 2."""
+    """Run a script's main(); a user's mistake becomes one line on stderr and exit status 2.
+
+    Ctrl-C becomes a line that says what was kept, and status 130.
+    """
+    def say(line: str) -> None:
+        if not is_main():
+            time.sleep(3)             # where all processes fail alike, torchrun ends this one before it repeats the line
+        print(line, file=sys.stderr)
+
     try:
         status = main()
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        status = 2
-    except torch.OutOfMemoryError as error:
-        print(f"error: out of GPU memory: {str(error).split('. ')[0]}; give a smaller --batch-size or, "
-              "in training, --accumulate, --gradient-checkpointing or --amp", file=sys.stderr)
-        status = 2
     except KeyboardInterrupt:
+        say(f"interrupted: {kept[0]}")
         status = 130
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        say(f"error: {line}")
+        status = 2
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
     sys.exit(status)
+
+
+def one_line(error: Exception) -> str | None:
+    """What a person can do something about, in one line; None for an error that is a fault of the program."""
+    text = str(error).strip()
+    if text.startswith("Caught "):                           # a loader worker's: its traceback, then the error
+        text = text.splitlines()[-1]
+    text = " ".join(text.split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return (f"out of GPU memory: {text.split('. ')[0]}; give a smaller --batch-size or, "
+                "in training, --accumulate, --gradient-checkpointing or --amp")
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "DataLoader worker" in text:
+        return f"out of memory, it seems: {text[-200:]}; give a smaller --batch-size or fewer --workers"
+    if isinstance(error, (ValueError, OSError)):
+        return text
+    if dist.is_initialized() and "onnection" in text and ("closed" in text or "reset" in text):
+        return "another process ended; what it says stands elsewhere in this output"
+    return None
 
 
 def positive(text: str) -> int:
@@ -284,11 +314,9 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
         raise ValueError(f"{path}: not written, as the weights are not finite "
                          f"after step {checkpoint['step']}; what may stand there is sound. "
                          "Try a lower --lr or a longer --warmup")
-    temporary = path.with_name(path.name + ".tmp")
-    # a file of ours: a full disk is an OSError, with its reason
-    with open(temporary, "wb") as file:
+    with replacing(path, binary=True) as file:               # a file of ours: a full disk is an OSError, with its reason
         torch.save(checkpoint, file)
-    os.replace(temporary, path)
+    kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
 
 
 def plain(args: argparse.Namespace) -> dict:
@@ -314,17 +342,33 @@ def check_same_run(path: Path, before: dict, now: dict) -> None:
 
 def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """The step to go on from: 0, or where OUT/last.pt stands, which is then loaded."""
+    if not 0 <= args.warmup < args.iterations:
+        raise ValueError(f"--warmup {args.warmup}: the warm-up must be shorter than --iterations {args.iterations}, "
+                         "and 0 or more")
     path = Path(args.out) / "last.pt"
     if not path.exists():
+        kept[0] = f"no checkpoint was written yet; the first one comes at step {args.save_every} (--save-every)"
         return 0
     if not args.resume:
         raise ValueError(f"{path}: a run is already there; go on with --resume, or choose another --out")
     weights, checkpoint = ovstad.read_weights(path)
-    if "optimizer" not in checkpoint:
+    if not {"optimizer", "args", "step"} <= set(checkpoint):
         raise ValueError(f"{path}: holds weights, but no run to go on with; choose another --out")
     check_same_run(path, checkpoint["args"], plain(args))
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(checkpoint["optimizer"])
+    try:
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        remembers = args.optimizer == "adamw" or args.momentum > 0
+        if remembers and checkpoint["step"] and not optimizer.state:
+            raise ValueError("the optimiser's memory is empty")
+        for parameter, state in optimizer.state.items():
+            for tensor in (value for value in state.values() if isinstance(value, Tensor)):
+                if tensor.shape not in (parameter.shape, ()) or not tensor.isfinite().all():
+                    raise ValueError("the optimiser's memory does not fit the model or is not finite")
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: cannot be gone on with ({' '.join(str(error).split())[:200]}); "
+                         "choose another --out") from None
+    kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
     return checkpoint["step"]
 
 
@@ -400,14 +444,15 @@ def run_chunks(folder: Path, key: dict, clips: torch.utils.data.Dataset, compute
         ChunksInOrder(clips, {number: chunks[number] for number in mine}), batch_size=None,
         num_workers=min(workers, len(mine)), pin_memory=process.device.type == "cuda")
     values = {number: [] for number in mine}
-    with tqdm(total=sum(len(batch) for number in mine for batch in chunks[number]), unit="clip",
-              disable=None if process.is_main else True, dynamic_ncols=True) as bar:
-        for number, batch in loader:
-            bar.update(len(chunks[number][len(values[number])]))
-            values[number].append(compute(batch))
-            if len(values[number]) == len(chunks[number]):
-                with replacing(paths[number], binary=True) as file:
-                    torch.save(values.pop(number), file)
+    kept[0] = f"{folder} holds what is finished; the same command with --resume goes on"
+    progress = Progress(sum(len(batch) for number in mine for batch in chunks[number]), 0, "clip", process)
+    for number, batch in loader:
+        values[number].append(compute(batch))
+        progress.update(len(chunks[number][len(values[number]) - 1]))
+        if len(values[number]) == len(chunks[number]):
+            with replacing(paths[number], binary=True) as file:
+                torch.save(values.pop(number), file)
+    progress.close()
     process.barrier()                                        # all chunks are written
     if not process.is_main:
         return []
@@ -490,7 +535,9 @@ class BadClips:
 
     HOPELESS, PATIENCE = 0.25, 64        # our judgement: more than a quarter of the clips, once 64 were tried
 
-    def __init__(self):
+    def __init__(self, clips: int = 1 << 62):
+        """clips: how many this run will try; the last of them is not too early to judge."""
+        self.patience = min(self.PATIENCE, clips)
         self.tried, self.bad, self.named, self.last = 0, 0, set(), ""
 
     def count(self, clips: int, reasons: list[str]) -> None:
@@ -500,22 +547,54 @@ class BadClips:
             if reason not in self.named and is_main():
                 tqdm.write(f"skipped {reason}", file=sys.stderr)
                 self.named.add(reason)
-        if self.tried >= self.PATIENCE and self.bad > self.HOPELESS * self.tried:
+        if self.tried >= self.patience and self.bad > self.HOPELESS * self.tried:
             raise ValueError(f"{self.bad} of {self.tried} clips could not be read, "
                              f"the last one being {self.last}; check the paths with: python check_data.py")
 
 
-class Meter:
-    """Losses, rates and waiting time of a run: a progress bar, and a JSON line every `log_every` steps.
+class Progress:
+    """How far the first process is: a bar on a terminal, elsewhere (in a log file) one line a minute."""
 
-    A loss is read one step late, when it has long been computed, so that the GPU never waits for the host.
+    PERIOD = 60                                              # seconds
+
+    def __init__(self, total: int, start: int, unit: str, process: Process):
+        self.bar = tqdm(total=total, initial=start, unit=unit, dynamic_ncols=True,
+                        disable=None if process.is_main else True)
+        self.total, self.start, self.count, self.unit = total, start, start, unit
+        self.lines, self.note = process.is_main and self.bar.disable, {}
+        self.began = self.said = time.monotonic()
+
+    def update(self, count: int = 1) -> None:
+        self.count += count
+        self.bar.update(count)
+        now = time.monotonic()
+        if self.lines and now - self.said >= self.PERIOD:
+            hours = (now - self.began) / (self.count - self.start) * (self.total - self.count) / 3600
+            note = "".join(f"  {name} {value}" for name, value in self.note.items())
+            print(f"{self.unit} {self.count} of {self.total}{note}  {hours:.1f} hours to go",
+                  file=sys.stderr, flush=True)
+            self.said = now
+
+    def set_note(self, note: dict[str, str]) -> None:
+        """What to show beside the count."""
+        self.note = note
+        self.bar.set_postfix(note)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+class Meter:
+    """Losses, rates and waiting time of a run: its progress, and a JSON line every `log_every` steps.
+
+    Losses stay on the device until a line is due, so that the GPU never waits for the host.
     """
 
     def __init__(self, args: argparse.Namespace, process: Process, start: int):
         self.process, self.every, self.log = process, args.log_every, Path(args.out) / "log.jsonl"
-        self.bar = tqdm(total=args.iterations, initial=start,
-                        disable=None if process.is_main else True, dynamic_ncols=True)
-        self.pending, self.losses, self.waited, self.clips, self.since = None, [], 0.0, 0, time.perf_counter()
+        self.progress = Progress(args.iterations, start, "step", process)
+        self.unread: list[tuple[int, Tensor, list[str]]] = []              # (step, loss, names of its clips)
+        self.losses, self.waited, self.clips, self.since = [], 0.0, 0, time.perf_counter()
         if process.is_main:                                  # steps after the checkpoint will be logged again
             self.log.parent.mkdir(parents=True, exist_ok=True)
             lines = self.log.read_text().splitlines() if self.log.exists() and start else []
@@ -535,36 +614,26 @@ class Meter:
 
     def update(self, step: int, loss: Tensor, clips: int, names: list[str], **values) -> None:
         """Count a step: loss is this process's share of the global loss, a tensor that may still be computing."""
-        self.settle()
-        local = loss.detach().float()
-        both = torch.stack([self.process.sum(local.clone()), local])
-        if both.is_cuda:
-            host = torch.empty(2, pin_memory=True)
-            host.copy_(both, non_blocking=True)
-            ready = torch.cuda.Event()
-            ready.record()
-        else:
-            host, ready = both, None
-        self.pending = (step, host, ready, names, values)
+        self.unread.append((step, loss.detach().float(), names))
         self.clips += clips
-        self.bar.update()
+        if step % self.every == 0:
+            self.settle()
+            self.write(step, values)
+        self.progress.update()
 
     def settle(self) -> None:
-        """Read the loss that is pending; stop everywhere if it is not finite."""
-        if self.pending is None:
+        """Read the losses of the steps since the last time; stop everywhere if one is not finite."""
+        if not self.unread:
             return
-        step, host, ready, names, values = self.pending
-        self.pending = None
-        if ready is not None:
-            ready.synchronize()
-        loss, local = host.tolist()
-        if not math.isfinite(loss):
-            clips = sum(self.process.gather([] if math.isfinite(local) else names), [])
-            raise ValueError(f"the loss is {loss} at step {step}, on these clips: {', '.join(clips)}; "
-                             "the last checkpoint is whole. Try a lower --lr or a longer --warmup")
-        self.losses.append(loss)
-        if step % self.every == 0:
-            self.write(step, values)
+        own = torch.stack([loss for _, loss, _ in self.unread])
+        every = self.process.sum(own.clone()).tolist()
+        for (step, loss, names), total in zip(self.unread, every):
+            if not math.isfinite(total):
+                clips = sum(self.process.gather([] if loss.isfinite() else names), [])
+                raise ValueError(f"the loss is {total} at step {step}, on these clips: {', '.join(clips)}; "
+                                 "the last checkpoint is whole. Try a lower --lr or a longer --warmup")
+        self.losses += every
+        self.unread = []
 
     def write(self, step: int, values: dict) -> None:
         elapsed = time.perf_counter() - self.since
@@ -575,12 +644,12 @@ class Meter:
         if self.process.is_main:
             with open(self.log, "a") as file:
                 file.write(json.dumps(line) + "\n")
-            self.bar.set_postfix({"loss": f"{line['loss']:.4f}", **{name: f"{line[name]:.2g}" for name in values},
-                                  "clips/s": f"{line['clips_per_s']:.1f}", "wait": f"{line['data_wait']:.0%}"})
+            self.progress.set_note({"loss": f"{line['loss']:.4f}", **{name: f"{line[name]:.2g}" for name in values},
+                                    "clips/s": f"{line['clips_per_s']:.1f}", "wait": f"{line['data_wait']:.0%}"})
 
     def close(self) -> None:
         self.settle()
-        self.bar.close()
+        self.progress.close()
 
 
 # ---------------------------------------------------------------- one step, forward and backward

@@ -20,7 +20,10 @@ tokens, D shared embedding, M encoder width, nh heads, h w patch grid, H W pixel
 import functools
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 import torch.nn as nn
@@ -438,8 +441,9 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
-            return load_file(path), {}
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:                               # each format has its own errors for a damaged file
         raise ValueError(f"{path}: cannot be read as weights, perhaps cut short or not a weights file; "
                          f"download it again ({type(error).__name__}: "
@@ -447,7 +451,46 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
     state = content.get("model", content) if isinstance(content, dict) else {}
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: holds no state dict; expected tensors by name, alone or under 'model'")
-    return state, {name: value for name, value in content.items() if name != "model" and "arch" in content}
+    check_tensors(state, path)
+    record = {name: value for name, value in content.items() if name != "model" and "arch" in content}
+    if record:
+        check_record(record, path)
+    return state, record
+
+
+def check_tensors(state: dict[str, Tensor], path: str) -> None:
+    """ValueError unless every tensor is a plain one of finite floating-point numbers (batch norms also count)."""
+    for name, value in state.items():
+        if value.is_meta or value.layout != torch.strided:
+            raise ValueError(f"{path}: {name} is not a plain tensor with its numbers in it")
+        if not value.is_floating_point() and not str(name).endswith("num_batches_tracked"):
+            raise ValueError(f"{path}: {name} holds {value.dtype}; weights are floating-point numbers")
+        if not value.isfinite().all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite")
+
+
+def check_record(record: dict, path: str) -> None:
+    """ValueError unless what a checkpoint of ours records is of the types and ranges that the scripts rely on."""
+    def texts(value) -> bool:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+    def arguments(value) -> bool:
+        return isinstance(value, dict) and all(isinstance(value.get(name), (str, type(None)))
+                                               for name in ("dataset", "data", "csv"))
+
+    rules = [("arch stage", lambda v: isinstance(v, str), "a name"),
+             ("step", lambda v: type(v) is int and v >= 0, "a whole number"),
+             ("frames stride short_side", lambda v: type(v) is int and v >= 1, "a whole number of 1 or more"),
+             ("beta", lambda v: type(v) in (int, float) and 0 <= v <= 1, "a number in [0, 1]"),
+             ("prompt", lambda v: isinstance(v, str) and "{}" in v, "a text with {} for the class"),
+             ("classes base novel", texts, "a list of names"), ("args", arguments, "the flags of a run"),
+             ("optimizer", lambda v: isinstance(v, dict), "an optimiser's state")]
+    if "stage" not in record:
+        raise ValueError(f"{path}: names an arch but no stage; not a checkpoint of ours")
+    for names, good, expected in rules:
+        for name in names.split():
+            if name in record and not good(record[name]):
+                raise ValueError(f"{path}: its {name} is {str(record[name])[:60]!r}, expected {expected}")
 
 
 def download(hub_id: str) -> str:
@@ -456,8 +499,15 @@ def download(hub_id: str) -> str:
     if hub_id.count("/") != 1 or hub_id.endswith((".pt", ".pth", ".safetensors")) or hub_id.startswith((".", "/")):
         raise FileNotFoundError(f"{hub_id}: no such weights file; give a .pth, .safetensors or checkpoint, "
                                 f"or a Hub id such as {HUB['ViT-B/16']}")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     try:
+        return hf_hub_download(hub_id, "model.safetensors", local_files_only=True)       # downloaded before
+    except Exception:                                        # not yet
+        pass
+    try:
+        # without network the Hub's client would try for half a minute; any answer, an error too, is network
+        with suppress(HTTPError):
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
         return hf_hub_download(hub_id, "model.safetensors")
     except Exception as error:                               # no network, no such repository, no access
         raise FileNotFoundError(

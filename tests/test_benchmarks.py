@@ -14,7 +14,7 @@ from formats.proposals import write_proposals  # noqa: E402
 from table import Detections  # noqa: E402
 from train_align import read_alignment  # noqa: E402
 
-SMALL = ["--scale", "48", "54", "--short-side", "48", "--stride", "1", "--workers", "0", "--warmup", "1", "--iterations", "1", "--batch-size", "4"]
+SMALL = ["--scale", "48", "54", "--short-side", "48", "--stride", "1", "--workers", "0", "--warmup", "0", "--iterations", "1", "--batch-size", "4"]
 
 
 @pytest.fixture(scope="module")

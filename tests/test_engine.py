@@ -1,8 +1,11 @@
 """What stands around the loops: resumable chunks, checkpoints, processes, the command line."""
 
+import argparse
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,157 @@ def test_a_run_of_two_processes_that_is_killed_ends_with_one_process(tmp_path):
     kept = {int(path.stem) for path in (tmp_path / "killed").glob("*.pt")}
     values, seen = squares(tmp_path / "killed")
     assert kept and values == ALL and seen == [i for i in range(50) if i // 16 not in kept]
+
+
+# ---------------------------------------------------------------- checkpoints
+
+def training(out, *more):
+    parser = argparse.ArgumentParser()
+    engine.add_optimisation_flags(parser, 2, 4, 0.1, 0.0, warmup=0)
+    engine.add_run_flags(parser)
+    parser.set_defaults(out=str(out), accumulate=1)
+    return parser.parse_args([*more])
+
+
+def linear(args):
+    """A model after one step, and its optimiser."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    optimizer = engine.make_optimizer(model, args)
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def write_run(args, **changes):
+    model, optimizer = linear(args)
+    engine.save_checkpoint(Path(args.out) / "last.pt", {
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 1, "arch": "toy", "stage": "align",
+        "args": engine.plain(args)} | changes)
+    return optimizer.state_dict()
+
+
+def test_a_run_goes_on_from_its_checkpoint_with_the_same_flags_and_data(tmp_path):
+    args = training(tmp_path)
+    assert engine.resume(args, *linear(args)) == 0
+    args.table = "0123"
+    write_run(args)
+    with pytest.raises(ValueError, match="last.pt: a run is already there; go on with --resume"):
+        engine.resume(args, *linear(args))
+    args.resume, args.workers = True, 7
+    assert engine.resume(args, *linear(args)) == 1
+    args.table = "4567"
+    with pytest.raises(ValueError, match="was started on other data"):
+        engine.resume(args, *linear(args))
+    args.table, args.lr = "0123", 0.2
+    with pytest.raises(ValueError, match="was started with --lr 0.1, not 0.2"):
+        engine.resume(args, *linear(args))
+
+
+def test_a_checkpoint_whose_optimiser_is_damaged_is_not_gone_on_with(tmp_path):
+    args = training(tmp_path, "--resume")
+    sound = write_run(args)
+
+    def with_momentum(value):
+        return sound | {"state": {i: {"momentum_buffer": value} for i in sound["state"]}}
+
+    for state, reason in (({}, ""), (sound | {"state": {}}, "the optimiser's memory is empty"),
+                          (sound | {"param_groups": []}, "different number of parameter groups"),
+                          (with_momentum(torch.zeros(5)), "does not fit"),
+                          (with_momentum(torch.tensor(math.nan)), "not finite")):
+        write_run(args, optimizer=state)
+        with pytest.raises(ValueError, match=f"last.pt: cannot be gone on with .*{reason}.*choose another --out"):
+            engine.resume(args, *linear(args))
+
+
+@pytest.mark.parametrize("warmup, iterations", [("4", "4"), ("1000", "10"), ("-1", "4")])
+def test_a_warm_up_that_fills_the_run_is_refused(tmp_path, warmup, iterations):
+    args = training(tmp_path, "--warmup", warmup, "--iterations", iterations)
+    with pytest.raises(ValueError, match=f"--warmup {warmup}: .* shorter than --iterations {iterations}"):
+        engine.resume(args, *linear(args))
+
+
+def test_a_table_is_known_by_its_rows_and_words_not_by_where_its_files_lie():
+    table = Numbers(9).table
+    same = replace(table, files=["elsewhere/v.mp4"])
+    moved = replace(table, box=table.box * 0.5)
+    others = [moved, Numbers(8).table, Numbers(9, "walk").table, replace(table, videos=["w"])]
+    assert engine.fingerprint(table) == engine.fingerprint(same)
+    assert len({engine.fingerprint(one) for one in [table, *others]}) == 5
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    def full(path, mode):
+        return open("/dev/full", mode)
+
+    for size in (1, 1 << 20):
+        engine.save_checkpoint(tmp_path / "last.pt", {"step": 1})
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr("formats.files.open", full, raising=False)
+            engine.save_checkpoint(tmp_path / "last.pt", {"step": 2, "model": {"w": torch.zeros(size)}})
+        assert torch.load(tmp_path / "last.pt", weights_only=True) == {"step": 1}
+        assert os.listdir(tmp_path) == ["last.pt"]
+
+
+# ---------------------------------------------------------------- the loop's surroundings
+
+def test_without_a_terminal_progress_is_lines(monkeypatch, capsys):
+    monkeypatch.setattr(engine.Progress, "PERIOD", 0)
+    progress = engine.Progress(40, 10, "step", engine.start_process("cpu"))
+    progress.set_note({"loss": "0.5", "clips/s": "3.2"})
+    progress.update(20)
+    progress.close()
+    line = capsys.readouterr().err.strip()
+    assert line == "step 30 of 40  loss 0.5  clips/s 3.2  0.0 hours to go"
+
+
+def test_a_run_too_short_to_judge_is_judged_at_its_end():
+    long, short = engine.BadClips(1000), engine.BadClips(12)
+    for bad in (long, short):
+        bad.count(8, ["a.mp4 0 s: broken"] * 3)              # more than a quarter, but it may get better
+    long.count(4, ["a.mp4 0 s: broken"])
+    with pytest.raises(ValueError, match="4 of 12 clips could not be read, the last one being a.mp4 0 s"):
+        short.count(4, ["a.mp4 0 s: broken"])
+    enough = engine.BadClips(12)
+    enough.count(12, ["a.mp4 0 s: broken"] * 3)
+
+
+# ---------------------------------------------------------------- the command line
+
+def ends(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        engine.cli(main)
+    return stop.value.code, capsys.readouterr().err
+
+
+def raises(error):
+    def main():
+        raise error
+    return main
+
+
+def test_what_a_person_can_mend_is_one_line_and_what_not_is_a_traceback(capsys):
+    for error, line in (
+            (ValueError("a.csv:3: two\n  words"), "error: a.csv:3: two words"),
+            (FileNotFoundError(2, "No such file", "b.csv"), "error: [Errno 2] No such file: 'b.csv'"),
+            (ValueError("Caught ValueError in worker 0.\nOriginal Traceback:\n  ...\nValueError: c.mp4: bad\n"),
+             "error: ValueError: c.mp4: bad"),
+            (MemoryError("Unable to allocate 7 GiB"), "error: out of memory, it seems: Unable to allocate 7 GiB; "
+             "give a smaller --batch-size or fewer --workers")):
+        assert ends(raises(error), capsys) == (2, line + "\n")
+    status, line = ends(lambda: torch.zeros(1 << 50), capsys)
+    assert status == 2 and line.startswith("error: out of memory") and line.count("\n") == 1
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        engine.cli(raises(RuntimeError("a fault of ours")))
+
+
+def test_ctrl_c_says_what_was_kept_and_how_to_go_on(tmp_path, capsys):
+    def interrupted():
+        engine.save_checkpoint(tmp_path / "last.pt", {"step": 7})
+        raise KeyboardInterrupt
+
+    line = f"interrupted: {tmp_path / 'last.pt'} holds step 7; the same command with --resume goes on\n"
+    assert ends(interrupted, capsys) == (130, line)
 
 
 # ---------------------------------------------------------------- as one of two processes

@@ -5,6 +5,7 @@ import html
 import math
 import os
 import re
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -373,6 +374,57 @@ def test_weights_that_are_nowhere_say_what_to_give(monkeypatch, model):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: (_ for _ in ()).throw(ConnectionError("no network")))
     with pytest.raises(FileNotFoundError, match="OpenGVLab/ViCLIP-B-16-hf.*download model.safetensors"):
         build_model("ViT-B/16", "ViT-B/16")
+
+
+def test_without_network_the_hub_is_not_asked_again_and_again(monkeypatch):
+    asked = []
+
+    def hub(hub_id, name, local_files_only=False):
+        asked.append(local_files_only)
+        raise FileNotFoundError("not downloaded before")
+
+    def no_network(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    monkeypatch.setattr("ovstad.urlopen", no_network)
+    with pytest.raises(FileNotFoundError, match="nor to be had from the Hub .URLError.; with network, download"):
+        build_model("ViT-B/16", "ViT-B/16")
+    assert asked == [True]
+
+
+GOOD = {"arch": "toy", "stage": "finetune", "step": 1, "beta": 0.3, "prompt": "a person {}", "frames": 4, "args": {}}
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"beta": float("nan")}, "its beta is 'nan', expected a number in .0, 1."), ({"beta": "0.3"}, "its beta"),
+    ({"beta": 1.5}, "its beta"), ({"beta": True}, "its beta"), ({"prompt": "a person"}, "its prompt"),
+    ({"prompt": 3}, "its prompt"), ({"frames": 0}, "its frames is '0', expected a whole number of 1 or more"),
+    ({"frames": 4.0}, "its frames"), ({"stride": "2"}, "its stride"), ({"short_side": None}, "its short_side"),
+    ({"step": -1}, "its step"), ({"arch": 3}, "its arch"), ({"stage": None}, "its stage"),
+    ({"classes": "wave"}, "its classes"), ({"base": [1]}, "its base"), ({"args": []}, "its args"),
+    ({"args": {"data": 3}}, "its args"), ({"optimizer": 3}, "its optimizer")])
+def test_a_record_of_wrong_types_or_ranges_is_refused(model, tmp_path, change, message):
+    torch.save({"model": model.state_dict()} | GOOD, tmp_path / "w.pt")
+    assert load_model(str(tmp_path / "w.pt"))[1] == GOOD
+    torch.save({"model": model.state_dict()} | GOOD | change, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=f"w.pt: {message}"):
+        load_model(str(tmp_path / "w.pt"))
+
+
+def test_a_checkpoint_without_a_stage_is_none_of_ours(model, tmp_path):
+    torch.save({"model": model.state_dict(), "arch": "toy"}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="w.pt: names an arch but no stage"):
+        load_model(str(tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("value, message", [
+    (torch.tensor(float("nan")), "temp holds numbers that are not finite"), (torch.tensor(1), "temp holds torch.int64"),
+    (torch.zeros(2).to_sparse(), "temp is not a plain tensor"), (torch.empty(2, device="meta"), "temp is not a plain")])
+def test_weights_that_are_no_finite_numbers_are_refused(model, tmp_path, value, message):
+    torch.save(model.state_dict() | {"temp": value}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=f"w.pth: {message}"):
+        load_model(str(tmp_path / "w.pth"))
 
 
 def test_an_unknown_architecture_lists_the_known_ones():
