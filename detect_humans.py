@@ -410,8 +410,7 @@ def train(args: argparse.Namespace) -> Path:
     optimizer = engine.make_optimizer(detector, args)
     start = engine.resume(args, detector, optimizer)
     engine.check_agreement(process, start, dataset.clips)
-    meter = engine.Meter(args, process, start)
-    bad = engine.BadClips((args.iterations - start) * args.batch_size)
+    meter, bad = engine.Meter(args, process, start), engine.BadClips(args, start)
 
     def save(step: int) -> None:
         """Validate, and write the checkpoint."""

@@ -140,6 +140,7 @@ def train(args: argparse.Namespace) -> Path | None:
 
     # data
     annotations = read_alignment(args)
+    args.table = engine.fingerprint(annotations)             # a run goes on only on the same data
     model = engine.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch,
                                crop=args.crop, scale=args.scale)
@@ -151,7 +152,7 @@ def train(args: argparse.Namespace) -> Path | None:
     start = engine.resume(args, model, optimizer)
     engine.check_agreement(process, start, dataset)
     sentences = SentenceFeatures(model, dataset.texts)
-    meter, bad = engine.Meter(args, process, start), engine.BadClips()
+    meter, bad = engine.Meter(args, process, start), engine.BadClips(args, start)
     rehearsal = engine.Rehearsal(args, process, model) if args.rehearse else None
 
     def save(step: int) -> None:

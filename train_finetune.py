@@ -102,6 +102,7 @@ def train(args: argparse.Namespace) -> Path | None:
     if process.is_main:
         print(f"{len(classes)} base classes: {', '.join(classes)}\n"
               f"{len(novel)} novel classes, kept out of training: {', '.join(novel) or 'none'}")
+    args.table = engine.fingerprint(annotations)             # a run goes on only on the same data
     model = engine.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch,
                                crop=args.crop, scale=args.scale, mirror_texts=False)
@@ -118,7 +119,7 @@ def train(args: argparse.Namespace) -> Path | None:
         with torch.no_grad():
             text = model.text_encoder(text)                  # (C_b, D), once
     columns = {i: i for i in range(len(classes))}
-    meter, bad = engine.Meter(args, process, start), engine.BadClips()
+    meter, bad = engine.Meter(args, process, start), engine.BadClips(args, start)
     rehearsal = engine.Rehearsal(args, process, model) if args.rehearse else None
 
     def save(step: int) -> None:

@@ -196,14 +196,14 @@ def test_without_a_terminal_progress_is_lines(monkeypatch, capsys):
     assert line == "step 30 of 40  loss 0.5  clips/s 3.2  0.0 hours to go"
 
 
-def test_a_run_too_short_to_judge_is_judged_at_its_end():
-    long, short = engine.BadClips(1000), engine.BadClips(12)
+def test_a_run_too_short_to_judge_is_judged_at_its_end(tmp_path):
+    args = training(tmp_path, "--batch-size", "4", "--iterations", "100")
+    long, short, enough = (engine.BadClips(args, start) for start in (0, 97, 97))      # 3 steps are left: 12 clips
     for bad in (long, short):
         bad.count(8, ["a.mp4 0 s: broken"] * 3)              # more than a quarter, but it may get better
     long.count(4, ["a.mp4 0 s: broken"])
     with pytest.raises(ValueError, match="4 of 12 clips could not be read, the last one being a.mp4 0 s"):
         short.count(4, ["a.mp4 0 s: broken"])
-    enough = engine.BadClips(12)
     enough.count(12, ["a.mp4 0 s: broken"] * 3)
 
 
