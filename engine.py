@@ -316,7 +316,7 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
                          "Try a lower --lr or a longer --warmup")
     with replacing(path, binary=True) as file:               # a file of ours: a full disk is an OSError, with its reason
         torch.save(checkpoint, file)
-    kept[0] = f"{path} holds step {checkpoint.get('step')}; the same command with --resume goes on"
+    kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
 
 
 def plain(args: argparse.Namespace) -> dict:
@@ -368,7 +368,7 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.op
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{path}: cannot be gone on with ({' '.join(str(error).split())[:200]}); "
                          "choose another --out") from None
-    kept[0] = f"{path} holds step {checkpoint.get('step')}; the same command with --resume goes on"
+    kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
     return checkpoint["step"]
 
 
