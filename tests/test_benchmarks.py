@@ -8,6 +8,7 @@ from test_readers import H, W, act_pickle, ava_folder, render, square, vidor, vi
 import data
 import engine
 import evaluate
+import ovstad
 import train_align
 import train_finetune
 from formats.proposals import write_proposals  # noqa: E402
@@ -77,15 +78,19 @@ def test_alignment_tells_the_sentences_of_both_sets(sets):
     assert np.bincount(table.text).tolist() == [8, 7, 6]     # halves of a tube of 15 frames, and VidSTG's 6
 
 
-def test_ucf_jhmdb_from_alignment_to_table_5(sets, aligned, tmp_path, capsys):
+def test_ucf_jhmdb_from_alignment_to_table_5(sets, aligned, tmp_path, capsys, monkeypatch):
+    encoded, plain = [], ovstad.ViCLIP.encode_video
+    monkeypatch.setattr(ovstad.ViCLIP, "encode_video", lambda self, video: encoded.append(len(video)) or plain(self, video))
     boxes = data.read_ucf101_24(sets / "ucf", "train")
     write_proposals(tmp_path / "train.csv", boxes, Detections(boxes.video, boxes.keyframe, np.clip(boxes.box + np.float32(0.01), 0, 1),
                                                                        np.full(len(boxes), 0.9, np.float32)))
     path, record = train(train_finetune, sets, tmp_path / "run", "--weights", aligned, "--dataset", "ucf101-24", "--data", sets / "ucf",
                          "--proposals", tmp_path / "train.csv")
     assert record["classes"] == record["base"] == data.UCF101_24 and record["novel"] == data.JHMDB_21
-    results = score(path, tmp_path / "eval", "--jhmdb", sets / "jhmdb", "--proposals", "ground-truth", "--split", 1, 2, 3, "--joint",
+    encoded.clear()
+    results = score(path, tmp_path / "eval", "--jhmdb", sets / "jhmdb", "--proposals", "ground-truth", "--joint",
                     "--protocol", "act", "ava")
+    assert sum(encoded) == 3 * 8                             # a UCF and two JHMDB videos, each once for all three splits
     both = [result for result in results if not result.get("joint")]
     assert [result["protocol"] for result in both] == ["act", "ava"]
     assert [one["test_set"] for one in both[0]["sets"]] == ["UCF101-24", "JHMDB-21 split 1", "JHMDB-21 split 2", "JHMDB-21 split 3"]
