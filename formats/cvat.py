@@ -159,9 +159,8 @@ def read_coco(path) -> list[Labelled]:
     """
     if os.path.getsize(path) > LARGEST:
         raise ValueError(f"{path}: more than {LARGEST >> 20} MB of JSON; export fewer videos at once")
-    what = "the file"
+    content, what = load_json(path), "the file"
     try:
-        content = load_json(path)
         names = {category["id"]: category["name"] for category in content["categories"]}
         videos, frame_of, numbers, boxes = {}, {}, {}, {}
         for video in content["videos"]:
@@ -187,7 +186,7 @@ def read_coco(path) -> list[Labelled]:
             number = numbers.setdefault((video, track), len(numbers) + 1)
             boxes.setdefault((video, number), {})[frame] = (
                 (x, y, x + width, y + height), actions_of(names[one["category_id"]], values, {}))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: {what[:200]}: {type(error).__name__} {error}; expected COCO's layout: videos "
                          "(id, name), images (id, video_id, frame_id), annotations (id, image_id, category_id, "
                          "bbox), categories (id, name)") from None
