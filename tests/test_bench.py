@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +19,6 @@ import data  # noqa: E402
 
 import ovstad  # noqa: E402
 import train_align  # noqa: E402
-from metric import frame_map  # noqa: E402
 from video import packet_index  # noqa: E402
 from test_training import environment  # noqa: E402
 
@@ -63,8 +63,9 @@ def test_a_clip_by_time_decodes_little_more_than_a_clip_by_index(film):
 
 
 def test_pictures_of_a_folder_are_opened_once_and_only_where_a_clip_wants_them(film, tmp_path):
-    bench.render_folder(Path(film), tmp_path / "frames", 60)
-    reader = data.open_video(tmp_path / "frames")
+    for number, picture in enumerate(data.open_video(film).clip(30, 60, 1)):
+        Image.fromarray(picture).save(tmp_path / f"{number:05d}.jpg")
+    reader = data.open_video(tmp_path)
     for place in range(10, 40):
         reader.clip(place, 8, 1)
     assert reader.decoded == reader.converted == 37           # 6 to 42
@@ -160,35 +161,19 @@ def test_regions_cost_under_three_per_cent_of_the_encoder_and_the_benchs_arithme
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_training_step_never_makes_the_host_wait_for_the_gpu():
     settings = bench.Bench(bench.parse_args(["--arch", "toy"]))
-    batch = bench.batch_for(4, 48, 4)
+    batch = bench.batch_for(4, (48, 64), 4)
     batch |= {name: batch[name].pin_memory() for name in ("video", "jitter")}
     for stage in (1, 2):
-        step = bench.training_step(settings, bench.model_of(settings), stage, False, False, data.UCF101_24, True)
-        step(batch)
+        step = bench.training_step(settings, settings.model(), stage, amp=True)
+        step([batch])
         torch.cuda.set_sync_debug_mode("error")
         try:
-            step(batch)
+            step([batch])
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
 
 # ---------------------------------------------------------------- the bench itself
-
-def test_the_plain_loops_and_the_evaluator_find_the_same_average_precisions():
-    truth, found = bench.ava_like(60, 60 * 100)
-    plain = bench.plain_average_precisions(truth, found)
-    ours = [entry["ap"] for entry in frame_map(truth, found)["classes"]]
-    assert [ap is None for ap in plain] == [ap is None for ap in ours]
-    assert [ap for ap in plain if ap is not None] == pytest.approx([ap for ap in ours if ap is not None], abs=1e-12)
-    assert max(ap for ap in plain if ap is not None) > 0.05
-
-
-def test_a_plain_attention_encoder_is_the_same_network():
-    model = ovstad.build_model("toy")
-    block, x = model.vision_encoder.transformer.resblocks[0], torch.randn(2, 10, 96)
-    with torch.no_grad():
-        assert torch.allclose(bench.PlainBlock(block).eval()(x, False), block(x), atol=1e-5)
-
 
 def test_an_aim_is_reached_on_its_side_of_the_number():
     figure = bench.Figure("part", "what", 1.0, "s", 0.8, "limit", ">= 0.80")
@@ -198,12 +183,12 @@ def test_an_aim_is_reached_on_its_side_of_the_number():
 
 
 def test_the_table_has_a_limit_beside_what_it_measures_and_goes_to_a_file(tmp_path):
-    command_line = [sys.executable, str(ROOT / "bench.py"), "--quick", "--arch", "toy", "--only", "encoder", "text", "training",
+    command_line = [sys.executable, str(ROOT / "bench.py"), "--quick", "--arch", "toy", "--only", "encoder", "regions", "training",
                     "--json", str(tmp_path / "bench.json")]
     done = subprocess.run(command_line, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "bench.json").read_text())
-    assert {f["part"] for f in content["figures"]} == {"encoder", "text", "training"} and content["machine"]["torch"]
+    assert {f["part"] for f in content["figures"]} == {"encoder", "regions", "training"} and content["machine"]["torch"]
     for f in content["figures"]:
         assert f["what"].strip()[:20] in done.stdout and f["value"] > 0
         assert f["ratio"] is None or f["limit"]
