@@ -36,23 +36,23 @@ def film(tmp_path_factory):
 def test_a_random_clip_takes_one_seek_and_less_than_its_group_of_pictures(film):
     pts, keys = packet_index(film)
     assert np.searchsorted(pts, keys).tolist() == [0, 30, 60, 90]
-    for place in (50, 75, 101):
+    for index in (50, 75, 101):
         reader = data.open_video(film)
-        clip = reader.clip(place, 8, 1)
-        whole_loop = bench.bare_decode(film, place - 4, place + 3)
+        clip = reader.clip(index, 8, 1)
+        whole_loop = bench.bare_decode(film, index - 4, index + 3)
         assert reader.seeks == 1 and reader.converted == 8
-        assert whole_loop == place + 4 - place // 30 * 30     # from the key frame before it
+        assert whole_loop == index + 4 - index // 30 * 30     # from the key frame before it
         assert reader.decoded < whole_loop                    # frames on the way that no other needs stay undecoded
-        assert np.array_equal(clip, data.open_video(film).clip(60, 120, 1)[place - 4:place + 4])
+        assert np.array_equal(clip, data.open_video(film).clip(60, 120, 1)[index - 4:index + 4])
 
 
 def test_keyframes_in_order_decode_each_frame_once_at_any_stride(film):
     for stride in (1, 4):
         reader = data.open_video(film)
-        for place in range(0, 120, 5):
-            reader.clip(place, 8, stride)
+        for index in range(0, 120, 5):
+            reader.clip(index, 8, stride)
         assert reader.decoded <= 120 and reader.seeks == 0
-        wanted = {min(max(place + k * stride, 0), 119) for place in range(0, 120, 5) for k in range(-4, 4)}
+        wanted = {min(max(index + k * stride, 0), 119) for index in range(0, 120, 5) for k in range(-4, 4)}
         assert reader.converted == len(wanted)
 
 
@@ -66,8 +66,8 @@ def test_pictures_of_a_folder_are_opened_once_and_only_where_a_clip_wants_them(f
     for number, picture in enumerate(data.open_video(film).clip(30, 60, 1)):
         Image.fromarray(picture).save(tmp_path / f"{number:05d}.jpg")
     reader = data.open_video(tmp_path)
-    for place in range(10, 40):
-        reader.clip(place, 8, 1)
+    for index in range(10, 40):
+        reader.clip(index, 8, 1)
     assert reader.decoded == reader.converted == 37           # 6 to 42
 
 
