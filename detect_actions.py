@@ -68,7 +68,7 @@ from formats.cvat import export_tracks
 from formats.files import replacing, write_label_map
 from formats.proposals import proposal_rows, read_proposals
 from table import make_annotations
-from video import numbered_frames, open_container, scaled_size, upright_rgb
+from video import numbered_frames, open_container, packets, scaled_size, upright_rgb
 
 BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors",
               "a photo of a person", "a person doing nothing", "people")
@@ -242,12 +242,7 @@ class Words:
 
 def decode(container, stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """The frames of a stream in display order; damaged packets are left out, and a lost connection is the end."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            return
+    for packet in packets(container, stream):
         with suppress(av.error.FFmpegError):
             yield from packet.decode()
 
