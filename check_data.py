@@ -18,8 +18,8 @@ from table import Annotations, Detections
 from video import open_video
 
 
-# Table 1: descriptions and captions, and pairs
-PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}  # Table 1: sentences and pairs
+# Table 1: descriptions or captions, before any is split into sentences, and pairs
+PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}
 
 
 def samples_of(table: Annotations) -> int:
@@ -39,10 +39,8 @@ def print_report(table: Annotations, dataset: str) -> None:
     print(f"texts      {len(table.texts):>10,}   without a pair {(counts == 0).sum():,}")
     print(f"samples    {samples_of(table):>10,}   of a text in a video")
     if dataset in PAPER_COUNTS:
-        # HC-STVG has one description a clip, which Table 1 counts before it is split into sentences
-        own = len(table.videos) if dataset == "hcstvg" else samples_of(table)
         print("Table 1    {:>10,}   {}; the paper has {:,} and {:,} pairs, of all splits (--split all)".format(
-            own, "descriptions" if dataset == "hcstvg" else "captions", *PAPER_COUNTS[dataset]))
+            table.descriptions, "descriptions" if dataset == "hcstvg" else "captions", *PAPER_COUNTS[dataset]))
     if len(table.texts) <= 100:
         for i, (text, count) in enumerate(zip(table.texts, counts)):
             print(f"{table.ids[i] if table.ids else i + 1:>4}  {count:>9,}  {text}")

@@ -37,6 +37,7 @@ class Annotations:
     size: np.ndarray | None = None                       # (videos, 2) int32 width, height of pixel-annotated sets
     person: np.ndarray | None = None                     # (n,) int32, links a person's boxes in a video, or -1
     ids: list[int] | None = None                         # official id of each text; default: 1, 2, ...
+    descriptions: int = 0                                # of an alignment set: chosen captions, before any split
     faults: list[str] = field(default_factory=list)      # what the official files got wrong, and what became of it
     cache: str = field(default="", init=False)           # the folder its arrays are mapped from; copies have none
 
@@ -197,6 +198,7 @@ def merge(sets: list[Annotations]) -> Annotations:
                        *(np.concatenate(column) for column in zip(*parts)),
                        unit=np.concatenate([one.unit for one in sets]),
                        files=[file for one in sets for file in one.files],
+                       descriptions=sum(one.descriptions for one in sets),
                        faults=[fault for one in sets for fault in one.faults])
 
 

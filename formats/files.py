@@ -75,20 +75,22 @@ def read_columns(path, layout: str, texts: tuple[str, ...] = ("video",)) -> tupl
     widths, short = {len(names), len(must), short.count(",") + 1}, re.sub(r"\[.*\]", "", short).split(",")
     index = {name: defaultdict(count().__next__) for name in texts}
     numeric = [name for name in names if name and name not in texts]
-    lines, labels, numbers = [], [np.zeros((len(texts), 0), np.int32)], [np.zeros((len(numeric), 0))]
-    rows = csv_rows(path)
-    while chunk := list(islice(rows, 512)):                    # short chunks: six times faster than long lists
-        line, cells = zip(*chunk)
-        if not set(map(len, cells)) <= widths:
-            at, row = next((at, row) for at, row in chunk if len(row) not in widths)
+    lines, labels = [np.zeros(0, np.int64)], [np.zeros((len(texts), 0), np.int32)]
+    numbers = [np.zeros((len(numeric), 0))]
+    for line, rows in csv_rows(path):
+        if not set(map(len, rows)) <= widths:
+            at, row = next((at, row) for at, row in zip(line, rows) if len(row) not in widths)
             raise ValueError(f"{path}:{at}: {len(row)} columns; expected {layout}")
-        column = dict(zip_longest(names, zip_longest(*cells, fillvalue=""), fillvalue=("",) * len(cells)))
-        lines += line
+        column = dict(zip_longest(names, zip_longest(*rows, fillvalue=""), fillvalue=("",) * len(rows)))
+        lines.append(line)
         labels.append(np.array([list(map(index[name].__getitem__, map(str.strip, column[name]))) for name in texts],
-                               np.int32).reshape(len(texts), len(line)))
-        numbers.append([numbers_in(column[name], path, line, layout) for name in numeric])
-    lines, numbers = np.array(lines, np.int64), np.concatenate(numbers, axis=1)
-    labels = np.concatenate(labels, axis=1)
+                               np.int32).reshape(len(texts), len(rows)))
+        try:
+            numbers.append(np.array([column[name] for name in numeric], np.float64))
+        except ValueError:
+            numbers.append([[number_in(cell, path, at, layout) for cell, at in zip(column[name], line)]
+                            for name in numeric])
+    lines, labels, numbers = np.concatenate(lines), np.concatenate(labels, axis=1), np.concatenate(numbers, axis=1)
 
     # a row of the long form has all columns that no bracket makes optional, of texts only the first
     filled = {name: label != index[name].get("", -1) for name, label in zip(texts, labels)}
@@ -100,40 +102,48 @@ def read_columns(path, layout: str, texts: tuple[str, ...] = ("video",)) -> tupl
             complain(path, lines, ~good & (is_long | (name in short)),
                      lambda row: f"{name} is absent or not a finite number; expected {layout}")
     texts = {name: (list(index[name]), label) for name, label in zip(texts, labels)}
-    first = numeric.index("x1") if "x1" in numeric else 0
-    return lines, texts, dict(zip(numeric, numbers)) | {"box": numbers[first:first + 4].T}
+    box = {"box": numbers[numeric.index("x1"):][:4].T} if "x1" in numeric else {}
+    return lines, texts, dict(zip(numeric, numbers)) | box
 
 
 def csv_rows(path):
-    """(line, cells) of each row of a CSV, without blank lines and a header, whose first cell is "video"."""
-    line, header = 1, True
+    """Line numbers (n,) and n rows of a CSV, 512 at a time: they stay in the processor's cache.
+
+    Without blank lines and a header, whose first cell is "video".
+    """
+    line, rows, header = 1, [], True
     try:
         with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
-            for row in reader:
-                if reader.line_num > line:
-                    raise ValueError(f"{path}:{line}: a line break inside a cell; is a quote not closed?")
-                if row and not (header and row[0].strip().lower() in ("video", "video_id")):
-                    yield line, row
-                header, line = header and not row, line + 1
+            while True:
+                rows = []
+                rows.extend(islice(reader, 512))               # keeps those before a fault, which tell its line
+                if not rows:
+                    return
+                if reader.line_num >= line + len(rows):
+                    row = next(i for i, row in enumerate(rows) if re.search("[\r\n]", "".join(row)))
+                    raise ValueError(f"{path}:{line + row}: a line break inside a cell; is a quote not closed?")
+                lines, line = np.arange(line, line + len(rows)), line + len(rows)
+                if header or not all(rows):
+                    full = [i for i, row in enumerate(rows) if row]
+                    if header and full:
+                        header = False
+                        full = full[rows[full[0]][0].strip().lower() in ("video", "video_id"):]
+                    lines, rows = lines[full], [rows[i] for i in full]
+                if rows:
+                    yield lines, rows
     except csv.Error as error:
-        raise ValueError(f"{path}:{line}: not a row of a CSV ({error}); is a quote not closed?") from None
+        raise ValueError(f"{path}:{line + len(rows)}: not a row of a CSV ({error}); is a quote not closed?") from None
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a text file in UTF-8 with commas ({error})") from None
 
 
-def numbers_in(cells: tuple[str, ...], path, lines, layout: str) -> np.ndarray | list[float]:
-    """A column of numbers, NaN where a cell is empty."""
+def number_in(cell: str, path, line: int, layout: str) -> float:
+    """NaN where the cell is empty."""
     try:
-        return np.array(cells, np.float64)
+        return float(cell.strip() or "nan")
     except ValueError:
-        numbers = []
-        for cell, line in zip(cells, lines):
-            try:
-                numbers.append(float(cell.strip() or "nan"))
-            except ValueError:
-                raise ValueError(f"{path}:{line}: {cell!r} is not a number; expected {layout}") from None
-        return numbers
+        raise ValueError(f"{path}:{line}: {cell!r} is not a number; expected {layout}") from None
 
 
 def find(names: list[str], known: list[str]) -> np.ndarray:
@@ -143,6 +153,7 @@ def find(names: list[str], known: list[str]) -> np.ndarray:
 
 
 def read_text(path) -> str:
+    """A text in UTF-8; ValueError with its name if it is none."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -59,6 +59,8 @@ def hcstvg_table(path) -> Annotations:
         box, good = clip_boxes(np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]) / np.tile(size, 2))
         good &= first + np.arange(len(box)) >= 0
         short = split_sentences(text)[:len(box)]               # never more sentences than frames
+        if (frames := frames_said(entry, where)) and abs(frames - len(box)) > frames / 4:
+            faults.append(f"{path.name}: {clip}: {len(box)} boxes, but its times span {frames:.0f} frames; kept")
         if not good.all() or not short:
             faults.append(f"{path.name}: {clip}: {(~good).sum()} of {len(box)} boxes "
                           f"outside the picture or empty, dropped; {len(short)} sentences")
@@ -69,7 +71,7 @@ def hcstvg_table(path) -> Annotations:
         rows = np.flatnonzero(good)
         parts.append((box[rows], first + rows, np.full(len(rows), v), text[rows]))
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
-    return make_annotations(entries, sentences, video, frame, box, text, faults=faults)
+    return make_annotations(entries, sentences, video, frame, box, text, faults=faults, descriptions=len(parts) - 1)
 
 
 def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:
@@ -91,3 +93,11 @@ def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:
         raise ValueError(f"{where}: size {size}, st_frame {first + 1} and {len(boxes)} boxes are no tube in a picture")
     text = field(entry, "caption" if "caption" in entry else "English", str, where)
     return np.array(boxes, np.float64).reshape(-1, 4), first, np.array(size, np.float64), text
+
+
+def frames_said(entry: dict, where: str) -> float:
+    """How many frames st_time to ed_time span, a clip being img_num frames in 20 s; 0 where that is not said."""
+    if not {"st_time", "ed_time", "img_num"} <= set(entry):
+        return 0
+    start, end, frames = (field(entry, key, (int, float), where) for key in ("st_time", "ed_time", "img_num"))
+    return (end - start) * frames / 20

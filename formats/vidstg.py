@@ -67,8 +67,8 @@ def vidstg_samples(entries: list, path="") -> list[tuple[str, str, int, int, int
 
 
 def vidstg_table(path, jsons: dict[str, Path]) -> Annotations:
-    sentences, by_video = {}, defaultdict(list)
-    for sentence, video, *span in vidstg_samples(load_json(path), path):
+    samples, sentences, by_video = vidstg_samples(load_json(path), path), {}, defaultdict(list)
+    for sentence, video, *span in samples:
         by_video[video].append((sentences.setdefault(sentence, len(sentences)), *span))
     faults = [f"{path.name}: video {video}: no VidOR annotation" for video in by_video if video not in jsons]
     there = [(v, video) for v, video in enumerate(by_video) if video in jsons]
@@ -78,7 +78,8 @@ def vidstg_table(path, jsons: dict[str, Path]) -> Annotations:
         parts.append((box, frame, np.full(len(box), v), text))
         faults += wrong
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
-    return make_annotations(by_video, sentences, video, frame, box, text, faults=faults)
+    return make_annotations(by_video, sentences, video, frame, box, text, faults=faults,
+                            descriptions=len(samples))
 
 
 def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
