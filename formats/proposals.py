@@ -105,7 +105,8 @@ def pickled_proposals(path, annotations: Annotations | None):
                 time = float(time)
             except (TypeError, ValueError):
                 raise ValueError(f"{where} names no keyframe; expected 'movie,second'") from None
-            rows.append(array_of(value, 5, where) if np.size(value) else rows[0])
+            none = isinstance(value, np.ndarray) and not value.size
+            rows.append(rows[0] if none else array_of(value, 5, where))
             video += [videos.setdefault(name, len(videos))] * len(rows[-1])
             keyframe += [time] * len(rows[-1])
     rows = np.concatenate(rows)
