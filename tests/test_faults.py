@@ -29,7 +29,8 @@ def ava(folder, row):
 
 
 def excluded(folder, row):
-    read_ava(ava_folder(folder, "train", "2.2", "m,0902,0.1,0.1,0.5,0.5,12,0\n", f"m,0902\n\n{row}\n"))
+    read_ava(ava_folder(folder, "train", "2.2", "m,0902,0.1,0.1,0.5,0.5,12,0\n",
+                        f"m,0902\n\n{row}\n"))
 
 
 def proposals(folder, row):
@@ -38,7 +39,8 @@ def proposals(folder, row):
 
 
 @pytest.mark.parametrize("read, row, says", [
-    (own, "a.mp4,1,0.1,0.1,0.2,0.2", "6 columns; expected video,keyframe,x1,y1,x2,y2,text[,person] or video,"),
+    (own, "a.mp4,1,0.1,0.1,0.2,0.2",
+     "6 columns; expected video,keyframe,x1,y1,x2,y2,text[,person] or video,"),
     (own, "a.mp4,1,0.1,0.1,0.2,x,walk", "'x' is not a number; expected video,keyframe"),
     (own, "a.mp4,1,0.5,0.1,0.2,0.2,walk", "box 0.5, 0.1, 0.2, 0.2 is not x1 < x2, y1 < y2"),
     (own, "a.mp4,1,0.1,0.1,0.1,0.2,walk", "is not x1 < x2"),
@@ -52,13 +54,16 @@ def proposals(folder, row):
     (own, ",1,0.1,0.1,0.2,0.2,walk", "video is absent"),
     (own, "a.mp4,1,0.1,0.1,0.2,0.2,", "the box has no text"),
     (own, "a.mp4,1,0.1,0.1,0.2,0.2,walk,1.5", "person 1.5 is not a whole number"),
-    (own, "a.mp4,1,0.1,0.1,0.2,0.2,walk,4294967297", "person 4294967297 is not a whole number of at most"),
+    (own, "a.mp4,1,0.1,0.1,0.2,0.2,walk,4294967297",
+     "person 4294967297 is not a whole number of at most"),
     (own, "b.mp4,1,0.1,0.1,0.2,0.2,walk", "video 'b.mp4' is not in"),
     (own, "a.mp4,0,0,0,1,1,walk", "the row is there twice: a.mp4, 0, 'walk'"),
-    (own, 'a.mp4,1,0,0,1,1,"walk\na.mp4,2,0,0,1,1,sit\na.mp4,3,0,0,1,1,run', "is a quote not closed?"),
+    (own, 'a.mp4,1,0,0,1,1,"walk\na.mp4,2,0,0,1,1,sit\na.mp4,3,0,0,1,1,run',
+     "is a quote not closed?"),
     (own, 'a.mp4,1,0,0,1,1,"walk\nhome"\na.mp4,2,0,0,1,1,sit', "a line break inside a cell"),
     (own, 'a.mp4,1,0,0,1,1,"walk" home', "not a row of a CSV"),
-    (ava, "m,0902,0.1,0.1,0.5", "5 columns; expected video,second,x1,y1,x2,y2,action_id[,person_id]"),
+    (ava, "m,0902,0.1,0.1,0.5",
+     "5 columns; expected video,second,x1,y1,x2,y2,action_id[,person_id]"),
     (ava, "m,x,0.1,0.1,0.5,0.5,12", "'x' is not a number"),
     (ava, "m,", "second is absent"),
     (ava, "m,1e300,0.1,0.1,0.5,0.5,12", "keyframe 1e+300 is not a time"),
@@ -67,10 +72,13 @@ def proposals(folder, row):
     (excluded, "m,0902,1", "3 columns; expected video,second"),
     (excluded, "m,soon", "'soon' is not a number"),
     (proposals, "v0,902,10,20,100,200,,0.9", "box [10.0, 20.0, 100.0, 200.0] looks like pixels"),
-    (proposals, "v0,902,0.1,0.1,0.5,0.5,12,965", "score 965 is not in [0, 1]; in a ground-truth file"),
+    (proposals, "v0,902,0.1,0.1,0.5,0.5,12,965",
+     "score 965 is not in [0, 1]; in a ground-truth file"),
     (proposals, "v0,902,0.1,0.1,0.5,0.5,,", "score is absent"),
-    (proposals, "v0,902,0.1,0.1,0.5,0.5,0.9", "7 columns; expected video,keyframe,x1,y1,x2,y2,,score"),
-    (proposals, "v0,902,0.6,0.6,0.2,0.2,,0.9", "is not x1 < x2, y1 < y2; are its corners swapped, or is it x, y,"),
+    (proposals, "v0,902,0.1,0.1,0.5,0.5,0.9",
+     "7 columns; expected video,keyframe,x1,y1,x2,y2,,score"),
+    (proposals, "v0,902,0.6,0.6,0.2,0.2,,0.9",
+     "is not x1 < x2, y1 < y2; are its corners swapped, or is it x, y,"),
 ])
 def test_a_wrong_row_is_named_by_file_line_and_value(tmp_path, read, row, says):
     with pytest.raises(ValueError) as error:
@@ -99,9 +107,11 @@ def texts_of(path):
     (read_label_map, "²: walk".encode(), "holds no classes"),
     (read_label_map, b"+: walk", "holds no classes"),
     (read_label_map, b"9" * 5000 + b": walk", "holds no classes"),
-    (read_label_map, b'item { name: "a" id: ' + b"9" * 5000 + b" }", "item 1 lacks a name or an id"),
+    (read_label_map, b'item { name: "a" id: ' + b"9" * 5000 + b" }",
+     "item 1 lacks a name or an id"),
     (read_label_map, b"12:" + b" " * 200_000, "holds no classes"),
-    (read_label_map, b"item {" + b" " * 200_000 + b"name:" + b" " * 200_000, "item 1 lacks a name or an id"),
+    (read_label_map, b"item {" + b" " * 200_000 + b"name:" + b" " * 200_000,
+     "item 1 lacks a name or an id"),
     (read_list, b"\xff\xfe", "not a text file in UTF-8"),
     (texts_of, b"\xff\xfe", "not a text file in UTF-8"),
     (texts_of, b"walk\nwalks\n", ":2: 'walks' is not one of the 1 classes"),
@@ -113,7 +123,8 @@ def texts_of(path):
     (load_pickle, pickle.dumps({"a": list(range(100))})[:40], "damaged or not a pickle"),
     (load_pickle, b"", "damaged or not a pickle"),
     (load_pickle, b"garbage", "damaged or not a pickle"),
-    (load_pickle, b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(L99999999999999L\ntS'b'\ntR.",
+    (load_pickle,
+     b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(L99999999999999L\ntS'b'\ntR.",
      "damaged or not a pickle"),
 ])
 def test_a_file_that_is_none_is_named(tmp_path, read, content, says):
@@ -227,7 +238,8 @@ VIDEOS = ["Biking/a", "Biking/b"]
 ACT = act_pickle(["Biking"], VIDEOS, {v: {0: [np.float32([[1, 0, 0, 160, 120]])]} for v in VIDEOS})
 SHARED: list = []
 for _ in range(40):
-    SHARED = [SHARED, SHARED]                                  # 2^40 lists, if anybody looked at each
+    # 2^40 lists, if anybody looked at each
+    SHARED = [SHARED, SHARED]
 
 
 @pytest.mark.parametrize("path, new, says", [
@@ -238,7 +250,8 @@ for _ in range(40):
     ("gttubes|Biking/b|0|0", np.zeros((2, 4)), "is float64 (2, 4); expected finite numbers (n, 5)"),
     ("gttubes|Biking/b|0|0", np.full((1, 5), np.nan), "expected finite numbers (n, 5)"),
     ("gttubes|Biking/b|0|0", np.array([["a"] * 5]), "expected finite numbers (n, 5)"),
-    ("gttubes|Biking/b|0|0", np.float32([[1, 0, 0, 0.5, 0.5]]), "its boxes are in [0, 1]; expected pixels"),
+    ("gttubes|Biking/b|0|0", np.float32([[1, 0, 0, 0.5, 0.5]]),
+     "its boxes are in [0, 1]; expected pixels"),
     ("labels", ["Knitting"], "unknown class 'Knitting'; expected"),
     ("labels", [SHARED], "a name is a list; expected str"),
     ("test_videos", 5, "test_videos is a int; expected list"),
@@ -272,7 +285,8 @@ PYANNOT = {"Biking/a": {"label": 2, "numf": np.uint8(4), "annotations": [TUBE]}}
     ("Biking/a|annotations|0|sf", "0", "sf is a str"),
     ("Biking/a|annotations|0|sf", 2 ** 40, "sf is no number of at most nine digits"),
     ("Biking/a|annotations|0|boxes", SHARED, "boxes is a list; expected ndarray"),
-    ("Biking/a|annotations|0|boxes", np.zeros(4), "is float64 (4,); expected finite numbers (n, 4)"),
+    ("Biking/a|annotations|0|boxes", np.zeros(4),
+     "is float64 (4,); expected finite numbers (n, 4)"),
 ])
 def test_a_wrong_entry_of_gurkirts_pickle_is_named_by_video_and_field(tmp_path, path, new, says):
     write(tmp_path / "testlist01.txt", "Biking/a\n")
@@ -290,8 +304,10 @@ def test_a_wrong_entry_of_gurkirts_pickle_is_named_by_video_and_field(tmp_path, 
     ({"v0": np.zeros((1, 5))}, "v0 names no keyframe"),
     ({"v0": {"boxes": {1: np.zeros((1, 4))}}}, "v0: has no scores"),
     ({"v0": {"boxes": {1: np.zeros((1, 4))}, "scores": {}}}, "v0: scores: has no 1"),
-    ({"v0": {"boxes": {1: np.zeros((2, 4))}, "scores": {1: np.zeros(1)}}}, "boxes (2, 4) and scores (1,)"),
-    ({"v0": {"boxes": {"x": np.zeros((1, 4))}, "scores": {"x": np.zeros(1)}}}, "v0 names no keyframe"),
+    ({"v0": {"boxes": {1: np.zeros((2, 4))}, "scores": {1: np.zeros(1)}}},
+     "boxes (2, 4) and scores (1,)"),
+    ({"v0": {"boxes": {"x": np.zeros((1, 4))}, "scores": {"x": np.zeros(1)}}},
+     "v0 names no keyframe"),
 ])
 def test_a_wrong_pickle_of_proposals_is_named_by_entry(tmp_path, content, says):
     with pytest.raises(ValueError) as error:

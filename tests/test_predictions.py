@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_metric import LEFT, ONE, SAMPLES, needs_samples, slow_frame_map, tables
 
+from formats.ava import AVA_60, AVA_IDS
 from formats.files import read_label_map, write_label_map
 from formats.predictions import (read_excluded, read_ground_truth, read_predictions,
                                  write_predictions)
@@ -43,12 +44,19 @@ def test_two_ids_of_one_name_stay_two_classes(tmp_path):
 
 
 @needs_samples
-def test_the_real_label_maps_have_their_sixty_classes():
-    folder = SAMPLES / "ava"
-    many = read_label_map(folder / "ava_action_list_v2.1_for_activitynet_2018.pbtxt.txt")
-    one = read_label_map(folder / "ava_action_list_v2.2_for_activitynet_2019.singleline.pbtxt.txt")
-    lines = read_label_map(SAMPLES / "ava_mmaction2" / "label_map.txt")
-    assert many == one == lines and len(many) == 60 and many[80] == "watch (a person)"
+@pytest.mark.parametrize("name", ["ava/ava_action_list_v2.1_for_activitynet_2018.pbtxt.txt",
+                                  "ava_mmaction2/label_map.txt",
+                                  "ava/ava_action_list_v2.2_for_activitynet_2019.singleline.pbtxt.txt"])
+def test_every_official_label_map_gives_the_60_classes(name):
+    assert read_label_map(SAMPLES / name) == dict(zip(AVA_IDS, AVA_60))
+
+
+@needs_samples
+def test_label_maps_of_other_sets_are_read_in_both_styles():
+    blocks = read_label_map(SAMPLES / "ava" / "custom_label_block_style.pbtxt")
+    assert list(blocks) == list(range(1, 9)) and blocks[6] == "OffNest"
+    assert read_label_map(SAMPLES / "ava_mmaction2" / "action_list.txt") == {
+        12: "action1", 17: "action2", 79: "action3", 80: "action3 (80)"}
 
 
 def test_any_class_name_survives_the_label_map(tmp_path):
