@@ -201,6 +201,15 @@ def test_the_loss_falls_in_finetuning(world, tmp_path):
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
 
 
+def test_the_papers_sgd_from_tau_a_hundredth_brings_tau_up_and_the_loss_below_a_guess(world, tmp_path):
+    run(world, train_finetune, tmp_path / "out", "--iterations", "100", "--batch-size", "4", "--lr", "5e-4",
+        "--warmup", "10")
+    log = lines(tmp_path / "out")
+    guess = len(toy.BASE) * 0.25 * math.log(2)               # every score one half
+    assert log[0]["loss"] > 3 * guess and np.mean([line["loss"] for line in log[-10:]]) < 0.8 * guess
+    assert all(0.01 <= line["tau"] <= 0.5 for line in log) and log[9]["tau"] > 0.1
+
+
 def test_alignment_trains_the_video_encoder_and_tau_but_no_text_weight(world, tmp_path):
     before, after = load(world / "start.pth")["model"], run(world, train_align, tmp_path / "out", "--iterations", "1", "--lr", "0.01",
                                                             "--batch-size", "4")["model"]
