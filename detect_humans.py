@@ -1,21 +1,21 @@
 """Stage 0: finds the people on keyframes, whose boxes all other stages stand on.
 
-Reads the keyframes of any dataset, or plain videos, and writes a proposals CSV: every box that may be
-a person, with its score. The threshold is chosen where the file is used (--score: 0.3 for UCF-JHMDB,
-0.8 for AVA, Section 4.1). The detectors are torchvision's, trained on COCO. The paper finetunes its
-detector (DINO) on the annotated frames of UCF101-24; --finetune does so with any of these, on the
-training boxes of any dataset.
+Reads the keyframes of any dataset, or plain videos, and writes a proposals CSV: every box that may
+be a person, with its score. The threshold is chosen where the file is used (--score: 0.3 for
+UCF-JHMDB, 0.8 for AVA, Section 4.1). The detectors are torchvision's, trained on COCO. The paper
+finetunes its detector (DINO) on the annotated frames of UCF101-24; --finetune does so with any of
+these, on the training boxes of any dataset.
 
-    torchrun --nproc_per_node 8 detect_humans.py --finetune --dataset ucf101-24 --data DIR --out runs/humans
-    python detect_humans.py --dataset ucf101-24 --data DIR --detector-weights runs/humans/last.pt --out test.csv
+    torchrun --nproc_per_node 8 detect_humans.py --finetune --dataset ucf101-24 --out runs/humans
+    python detect_humans.py --dataset ucf101-24 --detector-weights runs/humans/last.pt --out test.csv
     (the same with --split train --out train.csv: for train_finetune.py --proposals train.csv)
     python detect_humans.py film.mp4 --every 1 --out film.csv
-    python detect_humans.py --dataset ava --data DIR --measure P.csv     # any detector's boxes against the truth
+    python detect_humans.py --dataset ava --measure P.csv    # any detector's boxes against the truth
 
-Detection takes --batch-size frames at a time in each process. It gives the same file with any number
-of processes, and an interrupted run goes on with --resume. Finetuning on several processes equals one
-process for the FCOS, RetinaNet and toy detectors; Faster R-CNN draws its samples in each process, so
-there the results differ by chance.
+Detection takes --batch-size frames at a time in each process. It writes the same file with any
+number of processes, and an interrupted run goes on with --resume. Finetuning on several processes
+equals one process for the FCOS, RetinaNet and toy detectors. Faster R-CNN draws its training
+samples at random in each process, so there results differ by chance.
 """
 
 import argparse
@@ -43,14 +43,15 @@ from table import Annotations, Detections, make_annotations
 from video import open_video
 
 DEFAULT = "fasterrcnn_resnet50_fpn_v2"
-# optimiser and learning rate of torchvision's detection recipe, for 16 frames a step; the toy's are ours
+# optimiser and learning rate of torchvision's detection recipe, for 16 frames a step; the toy's: ours
 RECIPES = {DEFAULT: ("sgd", 0.02), "fasterrcnn_mobilenet_v3_large_fpn": ("sgd", 0.02),
-           "fasterrcnn_mobilenet_v3_large_320_fpn": ("sgd", 0.02), "retinanet_resnet50_fpn_v2": ("sgd", 0.01),
-           "fcos_resnet50_fpn": ("sgd", 0.01), "toy": ("adamw", 2e-3)}
+           "fasterrcnn_mobilenet_v3_large_320_fpn": ("sgd", 0.02),
+           "retinanet_resnet50_fpn_v2": ("sgd", 0.01), "fcos_resnet50_fpn": ("sgd", 0.01),
+           "toy": ("adamw", 2e-3)}
 COCO_CLASSES = 91
-PERSON = 1                    # COCO's label; ours too, in detectors of two classes: 0 is the background
-LOW_SCORE = 0.05              # boxes below are not kept
-SCORES = (LOW_SCORE, 0.3, 0.5, 0.8)      # thresholds that are measured: 0.3 and 0.8 are the paper's, Section 4.1
+PERSON = 1                               # COCO's label; also in detectors of two classes, where 0 is background
+LOW_SCORE = 0.05                         # boxes below are not kept
+SCORES = (LOW_SCORE, 0.3, 0.5, 0.8)      # thresholds that are measured; Section 4.1 has 0.3 and 0.8
 
 
 # ---------------------------------------------------------------- the detector
@@ -58,17 +59,18 @@ SCORES = (LOW_SCORE, 0.3, 0.5, 0.8)      # thresholds that are measured: 0.3 and
 def toy_detector(classes: int, channels: int = 64) -> FCOS:
     """FCOS on a few convolutions, for people of 12 pixels and more on frames of 48 to 96."""
     def layer(enter: int, leave: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(enter, leave, 3, stride, 1, bias=False), nn.GroupNorm(8, leave), nn.ReLU())
+        return nn.Sequential(nn.Conv2d(enter, leave, 3, stride, 1, bias=False),
+                             nn.GroupNorm(8, leave), nn.ReLU())
 
-    # one cell for 8 x 8 pixels
     backbone = nn.Sequential(layer(3, 16, 2), layer(16, 32, 2), layer(32, channels, 2),
                              layer(channels, channels, 1), layer(channels, channels, 1))
     backbone.out_channels = channels
     head = FCOSHead(channels, 1, classes, num_convs=1)
-    # a side's distance goes through a ReLU: begun at 0 it may die there, begun at one cell it learns
+    # distances to a box's sides go through a ReLU: from a bias of 0 it may die, from one cell it learns
     nn.init.ones_(head.regression_head.bbox_reg.bias)
-    return FCOS(backbone, classes, min_size=96, max_size=192, anchor_generator=AnchorGenerator(((8,),), ((1.0,),)),
-                head=head, detections_per_img=20)
+    cells = AnchorGenerator(((8,),), ((1.0,),))              # of 8 x 8 pixels
+    return FCOS(backbone, classes, min_size=96, max_size=192, anchor_generator=cells, head=head,
+                detections_per_img=20)
 
 
 def new_detector(name: str, classes: int) -> nn.Module:
@@ -78,7 +80,8 @@ def new_detector(name: str, classes: int) -> nn.Module:
     if name == "toy":
         detector = toy_detector(classes)
     else:
-        detector = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=classes)
+        detector = torchvision.models.get_model(name, weights=None, weights_backbone=None,
+                                                num_classes=classes)
     (detector.roi_heads if hasattr(detector, "roi_heads") else detector).score_thresh = LOW_SCORE
     detector.name, detector.classes = name, classes
     return detector
@@ -92,11 +95,13 @@ def coco_weights(name: str) -> dict[str, Tensor]:
     try:
         return entry.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:                 # no network; or a file cut short
-        raise FileNotFoundError(f"the COCO weights of {name} cannot be downloaded ({error}); get {entry.url} "
-                                "where there is a network, and give the file by --detector-weights") from None
+        raise FileNotFoundError(f"the COCO weights of {name} cannot be downloaded ({error}); get "
+                                f"{entry.url} where there is a network, and give the file by "
+                                "--detector-weights") from None
 
 
-def build_detector(name: str = DEFAULT, weights: str | None = None, device="cpu", amp: bool = False) -> nn.Module:
+def build_detector(name: str = DEFAULT, weights: str | None = None, device="cpu",
+                   amp: bool = False) -> nn.Module:
     """A detector of people by its name, in eval mode.
 
     weights: None for torchvision's COCO weights, downloaded once; a file of them; a checkpoint of
@@ -111,7 +116,8 @@ def build_detector(name: str = DEFAULT, weights: str | None = None, device="cpu"
             raise FileNotFoundError(f"{weights}: no such file of detector weights")
         state, record = ovstad.read_weights(weights)
         if record and record["stage"] != "humans":
-            raise ValueError(f"{weights}: a checkpoint of stage {record['stage']}, not a detector of people")
+            raise ValueError(f"{weights}: a checkpoint of stage {record['stage']}, "
+                             "not a detector of people")
         name = record.get("arch", name)
         detector = load(new_detector(name, 2 if record else COCO_CLASSES), state, weights)
     if amp:
@@ -121,20 +127,17 @@ def build_detector(name: str = DEFAULT, weights: str | None = None, device="cpu"
 
 def load(detector: nn.Module, state: dict[str, Tensor], path: str) -> nn.Module:
     try:
-        # torchvision renames what its older files call otherwise
-        detector.load_state_dict(state)
+        detector.load_state_dict(state)                      # torchvision renames what older files call otherwise
     except RuntimeError as error:
         reason = " ".join(str(error).split("\n", 1)[-1].split())[:200]
-        raise ValueError(f"{path}: not the weights of {detector.name} with {detector.classes} classes; "
-                         f"name theirs by --detector ({reason} ...)") from None
+        raise ValueError(f"{path}: not the weights of {detector.name} with {detector.classes} "
+                         f"classes; name theirs by --detector ({reason} ...)") from None
     return detector
 
 
 def compute_in_bfloat16(detector: nn.Module, device_type: str) -> None:
-    """The networks of a detector compute in bfloat16.
-
-    Anchors and boxes stay float32, as bfloat16 is off by pixels.
-    """
+    """Let the networks of a detector compute in bfloat16; anchors and boxes, which it would put off by
+    pixels, stay float32."""
     def as_float(value):
         if isinstance(value, dict):
             return {name: as_float(item) for name, item in value.items()}
@@ -150,18 +153,20 @@ def compute_in_bfloat16(detector: nn.Module, device_type: str) -> None:
 
 @torch.no_grad()
 def detect_frames(detector: nn.Module, frames) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The people on each of F frames: boxes (n, 4) float32, xyxy in [0, 1], and scores (n,), best first.
+    """The people on each of F frames, best first: boxes (n, 4) float32, xyxy in [0, 1]; scores (n,).
 
     frames: uint8 (F, H, W, 3), or a list of (H, W, 3) of any sizes.
     """
     device = next(detector.parameters()).device
-    # a turned picture (of a phone) has strides that torch does not take
-    frames = [frame if isinstance(frame, Tensor) else np.ascontiguousarray(frame) for frame in frames]
-    images = [torch.as_tensor(frame).to(device).permute(2, 0, 1).float() / 255 for frame in frames]
+    # a picture that was turned upright has strides that torch does not take
+    frames = [frame if isinstance(frame, Tensor) else torch.from_numpy(np.ascontiguousarray(frame))
+              for frame in frames]
+    images = [frame.to(device).permute(2, 0, 1).float() / 255 for frame in frames]
     people = []
     for image, found in zip(images, detector(images) if images else []):
         height, width = image.shape[1:]
-        boxes = (found["boxes"] / found["boxes"].new_tensor([width, height, width, height])).clamp(0, 1)
+        size = found["boxes"].new_tensor([width, height, width, height])
+        boxes = (found["boxes"] / size).clamp(0, 1)
         good = (found["labels"] == PERSON) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         people.append((boxes[good].cpu().numpy(), found["scores"][good].cpu().numpy()))
     return people
@@ -170,10 +175,7 @@ def detect_frames(detector: nn.Module, frames) -> list[tuple[np.ndarray, np.ndar
 # ---------------------------------------------------------------- keyframes in, proposals out
 
 def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[str]]:
-    """Plain videos as a table without boxes, and why any are left out.
-
-    A video has a keyframe at its first frame, and each `every` seconds from there.
-    """
+    """Plain videos as a table of keyframes every so many seconds without boxes; why any are left out."""
     if every < 0.01:
         raise ValueError(f"--every {every:g}: give the seconds between keyframes, 0.01 or more")
     times, unreadable = [], []
@@ -186,45 +188,41 @@ def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[s
     if len(unreadable) == len(paths):
         raise ValueError(f"none of {len(paths)} videos can be read: {'; '.join(unreadable[:5])}")
     video = np.repeat(np.arange(len(paths)), [len(t) for t in times])
-    return make_annotations(paths, [], video, np.concatenate(times), np.zeros((len(video), 4)),
-                                 np.full(len(video), -1), unit="second", files=paths), unreadable
+    table = make_annotations(paths, [], video, np.concatenate(times), np.zeros((len(video), 4)),
+                             np.full(len(video), -1), unit="second", files=paths)
+    return table, unreadable
 
 
-def find_people(table: Annotations, detector: nn.Module, folder: Path, key: dict, process: engine.Process,
-                batch_size: int, workers: int, resume: bool = False) -> tuple[Detections, np.ndarray, list[str]]:
-    """All people on the keyframes of a table, found by all processes together (see engine.run_chunks).
+def find_people(table: Annotations, detector: nn.Module, folder: Path, key: dict,
+                process: engine.Process, batch_size: int, workers: int,
+                resume: bool = False) -> tuple[Detections, np.ndarray, list[str]]:
+    """The people on all keyframes of a table, found by all processes together (engine.run_chunks).
 
-    On process 0: the boxes, which keyframes were read (k,) bool, and why each of the others was not.
-    The other processes get those of no keyframe.
+    On process 0: their boxes, which keyframes were read (k,) bool, and why each of the others was not.
     """
     clips = data.ClipDataset(table, frames=1, stride=1, short_side=None, patch=1)
 
-    def people_of(sizes: list[dict]) -> dict:
-        """Of one batch, which comes as one batch for each size of frame."""
-        found = {"keyframe": [], "people": [], "box": [torch.zeros(0, 4)], "score": [torch.zeros(0)]}
-        for frames in (batch for batch in sizes if batch["video"] is not None):
-            people = detect_frames(detector, frames["video"][:, 0].permute(0, 2, 3, 1))
-            found["keyframe"] += frames["keyframe"]
-            found["people"] += [len(scores) for _, scores in people]
-            found["box"] += [torch.from_numpy(boxes) for boxes, _ in people]
-            found["score"] += [torch.from_numpy(scores) for _, scores in people]
-        return found | {"box": torch.cat(found["box"]), "score": torch.cat(found["score"]), "bad": sizes[0]["bad"]}
+    def people_of(batches: list[dict]) -> dict:              # of one batch, one for each size of frame
+        people = []
+        for batch in (batch for batch in batches if batch["video"] is not None):
+            found = detect_frames(detector, batch["video"][:, 0].permute(0, 2, 3, 1))
+            people += [(keyframe, torch.from_numpy(boxes), torch.from_numpy(scores))
+                       for keyframe, (boxes, scores) in zip(batch["keyframe"], found)]
+        return {"people": sorted(people, key=lambda one: one[0]), "bad": batches[0]["bad"]}
 
     batches = engine.run_chunks(folder, key, clips, people_of, process, batch_size, workers, resume)
-    keyframe = np.array([k for batch in batches for k in batch["keyframe"]], int)
-    row = np.repeat(table.keyframe_starts()[keyframe], [n for batch in batches for n in batch["people"]])
-    order = np.argsort(row, kind="stable")                   # frames of one size came together
-    row = row[order]
-    box, score = (np.concatenate([batch[name] for batch in batches] or [np.zeros(shape, np.float32)])[order]
-                  for name, shape in (("box", (0, 4)), ("score", 0)))
+    people = [one for batch in batches for one in batch["people"]]
     read = np.zeros(len(clips), bool)
-    read[keyframe] = True
+    read[[keyframe for keyframe, *_ in people]] = True
+    row = np.repeat(table.keyframe_starts()[:-1][read], [len(scores) for *_, scores in people])
+    box = torch.cat([torch.zeros(0, 4), *(boxes for _, boxes, _ in people)]).numpy()
+    score = torch.cat([torch.zeros(0), *(scores for *_, scores in people)]).numpy()
     return (Detections(table.video[row], table.keyframe[row], box, score), read,
             [reason for batch in batches for reason in batch["bad"]])
 
 
 def detect(args: argparse.Namespace) -> Path:
-    """Write the proposals CSV and return its path; an interrupted run leaves its finished chunks beside it."""
+    """Write the proposals CSV and return its path; an interrupted run leaves finished chunks beside it."""
     process = engine.start_process(args.device)
     out = Path(args.out)
     folder = out.with_name(f"{out.name}.chunks")
@@ -235,17 +233,17 @@ def detect(args: argparse.Namespace) -> Path:
             print(f"{out}: is already complete")
         return out
     if folder.exists() and not args.resume:
-        raise ValueError(f"{folder}: an unfinished run is there; go on with --resume, choose another --out, "
-                         "or delete it")
+        raise ValueError(f"{folder}: an unfinished run is there; go on with --resume, choose another "
+                         "--out, or delete it")
 
     if args.videos:
         table, left_out = table_of_videos(args.videos, args.every)
     else:
         table = data.read_dataset(**vars(args))
-        left_out = [f"{video}: not on disk" for video, file in zip(table.videos, table.files) if not file]
+        left_out = [f"{video}: not on disk"
+                    for video, file in zip(table.videos, table.files) if not file]
         table = table.on_disk()
-    # of random weights: alike in all processes, and after a kill
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed)                             # random weights: alike in all processes
     detector = build_detector(args.detector, args.detector_weights, process.device, args.amp)
 
     key = engine.plain(args)
@@ -262,7 +260,8 @@ def detect(args: argparse.Namespace) -> Path:
         seen = np.unique(video[read])
         print(f"{out}: {len(proposals)} boxes of score {LOW_SCORE} and more "
               f"on {read.sum()} keyframes of {len(seen)} videos")
-        print_some("nobody found in {} videos", [table.videos[v] for v in np.setdiff1d(seen, proposals.video)])
+        empty = np.setdiff1d(seen, proposals.video)
+        print_some("nobody found in {} videos", [table.videos[v] for v in empty])
         print_some("left out {} videos", left_out)
         print_some(f"left out {{}} keyframes of {len(np.unique(video[~read]))} videos", unread)
         if table.box.any():
@@ -272,16 +271,17 @@ def detect(args: argparse.Namespace) -> Path:
 
 def print_some(title: str, lines: list[str]) -> None:
     if lines:
-        print(title.format(len(lines)) + ": " + "; ".join(lines[:5]) + ("; ..." if len(lines) > 5 else ""))
+        print(f"{title.format(len(lines))}: {'; '.join(lines[:5])}" + "; ..." * (len(lines) > 5))
 
 
 # ---------------------------------------------------------------- measuring
 
 def measure(truth: Annotations, proposals: Detections) -> dict:
-    """How well boxes find the annotated people: "ap50", AP at IoU 0.5, and "ap", its mean over 0.5:0.95.
+    """How well boxes find the annotated people.
 
-    "at": for each threshold of SCORES, at IoU 0.5, recall (the share of people that a box finds),
-    precision (the share of boxes that find one) and boxes per keyframe.
+    "ap50": AP at IoU 0.5; "ap": its mean over 0.5:0.95; "at": for each threshold of SCORES, at IoU 0.5,
+    recall (the share of people that a box finds), precision (the share of boxes that find one) and
+    boxes a keyframe.
     """
     keyframes, at = len(truth.keyframe_starts()) - 1, {}
     for score in SCORES:
@@ -296,17 +296,17 @@ def measure(truth: Annotations, proposals: Detections) -> dict:
 def print_measures(measures: dict) -> None:
     print(f"box AP  0.5: {100 * measures['ap50']:.2f}  0.5:0.95: {100 * measures['ap']:.2f}")
     for score, at in measures["at"].items():
-        print(f"score >= {score:<4g}  recall {100 * at['recall']:6.2f}  precision {100 * at['precision']:6.2f}  "
-              f"boxes a keyframe {at['boxes']:.2f}")
+        print(f"score >= {score:<4g}  recall {100 * at['recall']:6.2f}  "
+              f"precision {100 * at['precision']:6.2f}  boxes a keyframe {at['boxes']:.2f}")
 
 
 # ---------------------------------------------------------------- finetuning
 
 class Keyframes(torch.utils.data.Dataset):
-    """Keyframes with the distinct boxes of their people, asked for as (place, seed): half of them come mirrored.
+    """Keyframes with the distinct boxes of their people; half of them come mirrored.
 
-    An item is a dict: image uint8 (3, H, W), boxes (N_b, 4) in [0, 1], name. A frame that cannot be
-    read comes black, without people, and with its reason under "bad".
+    An item, asked for as (index, seed, _), is a dict: image uint8 (3, H, W), boxes (N_b, 4) in [0, 1],
+    name. A frame that cannot be read comes black, without people, and with its reason under "bad".
     """
 
     def __init__(self, table: Annotations):
@@ -315,12 +315,12 @@ class Keyframes(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict:
-        place, seed, _ = item
-        found, name = self.clips[place], self.clips.name(place)
+    def __getitem__(self, item: tuple) -> dict:
+        index, seed, _ = item
+        found, name = self.clips[index], self.clips.name(index)
         if "bad" in found:
-            return {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4), "name": name,
-                    "bad": found["bad"]}
+            return {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4),
+                    "name": name, "bad": found["bad"]}
         image, boxes = found["video"][0], found["boxes"]
         if np.random.default_rng(seed).random() < 0.5:
             x1, y1, x2, y2 = boxes.unbind(1)
@@ -328,30 +328,23 @@ class Keyframes(torch.utils.data.Dataset):
         return {"image": image, "boxes": boxes, "name": name}
 
 
-def as_batch(items: list) -> list[list]:
-    """Frames of different sizes cannot be stacked: the batch is the list."""
-    return items
-
-
 def one_class(detector: nn.Module) -> nn.Module:
-    """A detector of people alone that begins as one of COCO: of the 91 classes background and person are kept."""
+    """A detector of people alone that begins as COCO's: background and person of its 91 classes."""
     if detector.classes == 2:
         return detector
     state = detector.state_dict()
     for name, tensor in state.items():
-        if name.startswith("roi_heads.box_predictor.bbox_pred"):               # four rows for each class
+        if name.startswith("roi_heads.box_predictor.bbox_pred"):         # class by class, four rows each
             state[name] = tensor.unflatten(0, (COCO_CLASSES, 4))[:PERSON + 1].flatten(0, 1)
-        elif name.startswith(("roi_heads.box_predictor.cls_score", "head.classification_head.cls_logits")):
-            # anchor by anchor
-            state[name] = tensor.unflatten(0, (-1, COCO_CLASSES))[:, :PERSON + 1].flatten(0, 1)
+        elif "box_predictor.cls_score" in name or "classification_head.cls_logits" in name:
+            state[name] = tensor.unflatten(0, (-1, COCO_CLASSES))[:, :PERSON + 1].flatten(0, 1)   # by anchor
     return load(new_detector(detector.name, classes=2), state, "COCO weights")
 
 
 def share_foreground(detector: nn.Module, process: engine.Process) -> None:
-    """Make the losses of FCOS those of the global batch.
+    """Let FCOS divide its losses by the foreground cells of all processes, not of its own share alone.
 
-    FCOS divides its losses by the foreground cells of its own batch; here by those of all processes.
-    RetinaNet does so picture by picture, so that the mean over processes is right already.
+    RetinaNet divides picture by picture, so there the mean over processes is right already.
     """
     if not isinstance(detector, FCOS) or process.world == 1:
         return
@@ -360,15 +353,14 @@ def share_foreground(detector: nn.Module, process: engine.Process) -> None:
     def compute_loss(targets, outputs, anchors, matched: list[Tensor]) -> dict[str, Tensor]:
         foreground = torch.stack([(cells >= 0).sum() for cells in matched]).sum().float()
         share = foreground.clamp(min=1) / process.sum(foreground.clone()).clamp(min=1)
-        # DDP takes the mean over processes
-        return {name: loss * share * process.world
-                for name, loss in own_loss(targets, outputs, anchors, matched).items()}
+        losses = own_loss(targets, outputs, anchors, matched)
+        return {name: loss * share * process.world for name, loss in losses.items()}   # DDP takes the mean
 
     detector.head.compute_loss = compute_loss
 
 
 def set_training(detector: nn.Module, from_scratch: bool) -> None:
-    """Training mode; pretrained batch norms keep their statistics, as a few frames a process give poor ones."""
+    """Training mode, in which pretrained batch norms keep their statistics: a few frames give poor ones."""
     detector.train()
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d) and not from_scratch:
@@ -392,8 +384,8 @@ def train(args: argparse.Namespace) -> Path:
     dataset, args.table = Keyframes(table), engine.fingerprint(table)
     held_out = None
     if args.validate and not args.csv:
-        held_out = some_keyframes(data.read_dataset(**vars(args) | {"split": "test"}).on_disk(), args.validate)
-        held_out = held_out if held_out.box.any() else None
+        held_out = data.read_dataset(**vars(args) | {"split": "test"}).on_disk()
+        held_out = some_keyframes(held_out, args.validate) if held_out.box.any() else None
 
     # detector and optimiser
     torch.manual_seed(args.seed)
@@ -431,15 +423,14 @@ def train(args: argparse.Namespace) -> Path:
                 "stage": "humans", "arch": detector.name, "args": engine.plain(args)})
 
     # the loop
-    loader = engine.training_loader(dataset, args, process, start, as_batch)
+    loader = engine.training_loader(dataset, args, process, start, list)   # frames of different sizes are no tensor
     for step, items in enumerate(meter.batches(loader), start + 1):
         shared = process.gather((len(items), [item["bad"] for item in items if "bad" in item]))
-        bad.count(sum(frames for frames, _ in shared), [reason for _, reasons in shared for reason in reasons])
+        bad.count(sum(frames for frames, _ in shared), sum((reasons for _, reasons in shared), []))
 
         engine.set_learning_rate(optimizer, step - 1, args)
         optimizer.zero_grad()
-        # Faster R-CNN samples boxes
-        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))
+        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))   # Faster R-CNN draws
         images = [item["image"].to(process.device).float() / 255 for item in items]
         targets = [{"boxes": item["boxes"].to(image) * image.new_tensor(image.shape[:0:-1] * 2),
                     "labels": torch.full((len(item["boxes"]),), PERSON, device=process.device)}
@@ -462,8 +453,10 @@ def train(args: argparse.Namespace) -> Path:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
-    parser.add_argument("videos", nargs="*", help="video files or folders of frames, in place of a dataset")
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between the keyframes of plain videos")
+    parser.add_argument("videos", nargs="*",
+                        help="video files or folders of frames, in place of a dataset")
+    parser.add_argument("--every", type=float, default=1.0,
+                        help="seconds between the keyframes of plain videos")
     data.add_dataset_flags(parser)
     parser.add_argument("--split", default="test",
                         help="of the dataset, to detect or measure on; finetuning takes train "
@@ -472,7 +465,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--detector", choices=list(RECIPES), default=DEFAULT, help="of torchvision; "
                        "fasterrcnn_mobilenet_v3_large_320_fpn for a laptop, toy for the toy world")
     group.add_argument("--detector-weights", metavar="FILE",
-                       help="torchvision's COCO weights of that detector (by default downloaded once), "
+                       help="torchvision's COCO weights of that detector (downloaded once by default), "
                             "a checkpoint of --finetune, or 'random'")
     group = parser.add_argument_group("what to do, if not detect")
     group.add_argument("--finetune", action="store_true",
@@ -480,8 +473,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--validate", type=int, default=1000,
                        help="keyframes of the test split to measure box AP on at each checkpoint; "
                             "0, and with --csv: none")
-    group.add_argument("--measure", metavar="CSV", help="measure these proposals against the dataset's boxes")
-    engine.add_optimisation_flags(parser, batch_size=16, iterations=10_000, lr=None, weight_decay=1e-4)
+    group.add_argument("--measure", metavar="CSV",
+                       help="measure these proposals against the dataset's boxes")
+    engine.add_optimisation_flags(parser, batch_size=16, iterations=10_000, lr=None,
+                                  weight_decay=1e-4)
     parser.set_defaults(optimizer=None)
     engine.add_run_flags(parser)
     parser.add_argument("--out",
@@ -490,7 +485,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.videos and (args.finetune or args.measure):
         purpose = "finetune" if args.finetune else "measure"
-        raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {purpose} on; name a --dataset")
+        raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {purpose} on; "
+                         "name a --dataset")
     args.out = args.out or ("runs/humans" if args.finetune else "proposals.csv")
     return args
 
@@ -503,7 +499,8 @@ def main() -> None:
             source = "".join(f" --{name} {value}" for name, value in vars(args).items()
                              if name in ("dataset", "data") and value)
             print(f"the detector is finetuned: {path}\n"
-                  f"next: python detect_humans.py{source} --detector-weights {path} --out proposals.csv")
+                  f"next: python detect_humans.py{source} --detector-weights {path} "
+                  "--out proposals.csv")
     elif args.measure:
         table = data.read_dataset(**vars(args))
         print_measures(measure(table, read_proposals(args.measure, table)))

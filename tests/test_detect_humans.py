@@ -1,8 +1,9 @@
-"""Person boxes: the detectors, detection on keyframes, finetuning and its measure, on small rendered frames."""
+"""Person boxes: detectors, detection on keyframes, finetuning and its measure, on rendered frames."""
 
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,29 +16,34 @@ from PIL import Image
 import torch
 from torch import nn
 
-import data
-import detect_humans
-import engine
-from formats.proposals import read_proposals
-from table import Detections, box_iou, make_annotations
-from detect_humans import build_detector, detect_frames, new_detector, one_class
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+import data  # noqa: E402
+import detect_humans  # noqa: E402
+import engine  # noqa: E402
+from detect_humans import build_detector, detect_frames, new_detector, one_class  # noqa: E402
+from formats.proposals import read_proposals  # noqa: E402
+from table import Detections, box_iou, make_annotations  # noqa: E402
+
+SAMPLES = ROOT.parent / "shared" / "samples"
+MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
 # ---------------------------------------------------------------- a small world
 
 def person(frame: np.ndarray, x: int, y: int, height: int, colour) -> list[float]:
-    """Draw a figure of head, trunk and legs with its top left corner at (x, y); its box in pixels."""
+    """Draw a figure of head, trunk and legs, its top left corner at (x, y); its box in pixels."""
     width = max(height // 3, 4)
-    frame[y:y + height // 4, x + width // 3:x + width - width // 3] = (230, 190, 150)
-    frame[y + height // 4:y + 2 * height // 3, x:x + width] = colour
-    frame[y + 2 * height // 3:y + height, x:x + width // 3] = frame[y + 2 * height // 3:y + height, x + width - width // 3:x + width] = 20
-    return [x, y, x + width, y + height]
+    third, hip, right = width // 3, y + 2 * height // 3, x + width
+    frame[y:y + height // 4, x + third:right - third] = (230, 190, 150)
+    frame[y + height // 4:hip, x:right] = colour
+    frame[hip:y + height, x:x + third] = frame[hip:y + height, right - third:right] = 20
+    return [x, y, right, y + height]
 
 
 def scene(rng: np.random.Generator, frames: int = 6) -> tuple[np.ndarray, list[list[list[float]]]]:
-    """Frames (F, 48, 48, 3) of one to three people who walk, and their boxes in [0, 1] on each frame."""
+    """Frames (F, 48, 48, 3) of one to three people who walk; their boxes in [0, 1] on each frame."""
     picture = np.ones((frames, 48, 48, 3), np.uint8) * rng.integers(90, 200, 3).astype(np.uint8)
     boxes = [[] for _ in range(frames)]
     for column in rng.permutation(3)[:rng.integers(1, 4)]:
@@ -49,9 +55,9 @@ def scene(rng: np.random.Generator, frames: int = 6) -> tuple[np.ndarray, list[l
     return picture, boxes
 
 
-def write_video(path: Path, frames: np.ndarray, rate: int = 10) -> None:
+def write_video(path: Path, frames: np.ndarray) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "10"})
+        stream = container.add_stream("libx264", rate=10, options={"crf": "10"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
@@ -86,48 +92,58 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def arguments(world: Path, out: Path, *more: str):
-    return detect_humans.parse_args(["--dataset", "csv", "--data", str(world), "--detector", "toy", "--detector-weights",
-                                     "random", "--workers", "0", "--device", "cpu", "--warmup", "0", "--out", str(out), *more])
+def arguments(world: Path, out: Path, flags: str = ""):
+    return detect_humans.parse_args([
+        "--dataset", "csv", "--data", str(world), "--detector", "toy", "--detector-weights", "random",
+        "--workers", "0", "--device", "cpu", "--warmup", "0", "--out", str(out), *shlex.split(flags)])
+
+
+def train(world: Path, out: Path, flags: str) -> dict:
+    """Finetune; -> the checkpoint."""
+    path = detect_humans.train(arguments(world, out, f"--finetune --batch-size 4 {flags}"))
+    return torch.load(path, weights_only=True)
+
+
+def log(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def trained(world, tmp_path_factory) -> Path:
     """A toy detector trained for a short while."""
-    out = tmp_path_factory.mktemp("trained")
     torch.set_num_threads(1)
-    return detect_humans.train(arguments(world, out, "--finetune", "--iterations", "150", "--warmup", "20", "--save-every", "50",
-                                         "--log-every", "10"))
+    return detect_humans.train(arguments(world, tmp_path_factory.mktemp("trained"), "--finetune "
+                                         "--iterations 150 --warmup 20 --save-every 50 --log-every 10"))
 
 
 class Fixed(nn.Module):
     """A detector that always answers the same, in pixels."""
 
-    def __init__(self, boxes, labels, scores):
+    def __init__(self, boxes=(), labels=(), scores=()):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.found = {"boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), "labels": torch.tensor(labels),
-                      "scores": torch.tensor(scores)}
-        self.calls = 0
+        self.found = {"boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                      "labels": torch.tensor(labels), "scores": torch.tensor(scores)}
 
     def forward(self, images):
-        self.calls += 1
         return [self.found for _ in images]
 
 
 # ---------------------------------------------------------------- the detector
 
 def test_boxes_of_people_alone_come_in_units_of_the_picture_best_first():
-    detector = Fixed([[10, 10, 30, 20], [0, 0, 40, 20], [5, 5, 8, 8], [0, 0, 41, 10]], [1, 3, 1, 1], [0.9, 0.8, 0.7, 0.1])
-    (boxes, scores), (_, wide) = detect_frames(detector, [np.zeros((20, 40, 3), np.uint8), np.zeros((20, 80, 3), np.uint8)])
+    detector = Fixed([[10, 10, 30, 20], [0, 0, 40, 20], [5, 5, 8, 8], [0, 0, 41, 10]], [1, 3, 1, 1],
+                     [0.9, 0.8, 0.7, 0.1])
+    pictures = [np.zeros((20, 40, 3), np.uint8), np.rot90(np.zeros((80, 20, 3), np.uint8))]
+    (boxes, scores), (_, wide) = detect_frames(detector, pictures)
     assert boxes.dtype == np.float32
     assert boxes == pytest.approx(np.array([[0.25, 0.5, 0.75, 1], [0.125, 0.25, 0.2, 0.4], [0, 0, 1, 0.5]]))
     assert scores == pytest.approx(np.array([0.9, 0.7, 0.1])) and len(wide) == 3
 
 
 def test_no_frames_give_no_detections():
-    assert detect_frames(Fixed([], [], []), []) == []
-    (boxes, scores), = detect_frames(Fixed([], torch.zeros(0, dtype=torch.long).tolist(), []), np.zeros((1, 8, 8, 3), np.uint8))
+    assert detect_frames(Fixed(), []) == []
+    (boxes, scores), = detect_frames(Fixed(), np.zeros((1, 8, 8, 3), np.uint8))
     assert boxes.shape == (0, 4) and scores.shape == (0,)
 
 
@@ -136,109 +152,99 @@ def test_the_person_of_91_classes_scores_the_same_alone():
     coco = new_detector("toy", 91).eval()
     nn.init.normal_(coco.head.classification_head.cls_logits.weight, std=0.05)
     frames = np.random.default_rng(0).integers(0, 255, (2, 48, 48, 3), dtype=np.uint8)
-    coco.detections_per_img = coco.topk_candidates = 100_000
     alone = one_class(coco).eval()
-    alone.detections_per_img = alone.topk_candidates = 100_000
-    for (boxes, scores), (boxes_alone, scores_alone) in zip(detect_frames(coco, frames), detect_frames(alone, frames)):
-        assert len(scores) > 3
-        assert boxes == pytest.approx(boxes_alone) and scores == pytest.approx(scores_alone)
+    for detector in (coco, alone):
+        detector.detections_per_img = detector.topk_candidates = 100_000
+    for (boxes, scores), own in zip(detect_frames(coco, frames), detect_frames(alone, frames)):
+        assert len(scores) > 3 and boxes == pytest.approx(own[0]) and scores == pytest.approx(own[1])
 
 
 def test_of_faster_rcnn_the_rows_of_background_and_person_are_kept():
-    coco = new_detector("fasterrcnn_mobilenet_v3_large_320_fpn", 91)
-    alone = one_class(coco)
-    old, new = coco.roi_heads.box_predictor, alone.roi_heads.box_predictor
-    assert torch.equal(new.cls_score.weight, old.cls_score.weight[:2])
-    assert torch.equal(new.bbox_pred.bias, old.bbox_pred.bias[:8])
-    assert torch.equal(alone.state_dict()["backbone.body.0.0.weight"], coco.state_dict()["backbone.body.0.0.weight"])
+    coco = new_detector(MOBILE, 91)
+    old, new = coco.state_dict(), one_class(coco).state_dict()
+    head, body = "roi_heads.box_predictor", "backbone.body.0.0.weight"
+    assert torch.equal(new[f"{head}.cls_score.weight"], old[f"{head}.cls_score.weight"][:2])
+    assert torch.equal(new[f"{head}.bbox_pred.bias"], old[f"{head}.bbox_pred.bias"][:8])
+    assert torch.equal(new[body], old[body])
 
 
 def test_every_detector_keeps_boxes_from_the_low_score_on():
-    for name in ("fasterrcnn_mobilenet_v3_large_320_fpn", "toy"):
+    for name in (MOBILE, "toy"):
         detector = new_detector(name, 2)
         assert getattr(detector, "roi_heads", detector).score_thresh == 0.05
 
 
 def test_in_bfloat16_the_networks_answer_in_float32_and_nearly_the_same(trained):
     frames = scene(np.random.default_rng(5))[0]
-    exact, half = build_detector(weights=str(trained)), build_detector(weights=str(trained), amp=True)
+    exact, half = (build_detector(weights=str(trained), amp=amp) for amp in (False, True))
     assert half.backbone(torch.zeros(1, 3, 96, 96)).dtype == torch.float32
-    for (boxes, scores), (boxes_half, scores_half) in zip(detect_frames(exact, frames), detect_frames(half, frames)):
+    for (boxes, scores), (near, near_scores) in zip(detect_frames(exact, frames), detect_frames(half, frames)):
         sure = scores > 0.5
-        assert sure.any() and boxes_half.dtype == np.float32
-        assert boxes_half[:sure.sum()] == pytest.approx(boxes[sure], abs=0.03)
-        assert scores_half[:sure.sum()] == pytest.approx(scores[sure], abs=0.03)
+        assert sure.any() and near.dtype == np.float32
+        assert near[:sure.sum()] == pytest.approx(boxes[sure], abs=0.03)
+        assert near_scores[:sure.sum()] == pytest.approx(scores[sure], abs=0.03)
 
 
 def test_coco_weights_that_cannot_be_downloaded_are_named_with_their_address(monkeypatch):
     def no_network(*args, **kwargs):
         raise URLError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
-    with pytest.raises(FileNotFoundError, match=r"https://download\.pytorch\.org/models/fasterrcnn_mobilenet_v3_large_320_fpn-\w+"
-                                                r"\.pth .*--detector-weights"):
-        build_detector("fasterrcnn_mobilenet_v3_large_320_fpn")
+    address = rf"https://download\.pytorch\.org/models/{MOBILE}-\w+\.pth"
+    with pytest.raises(FileNotFoundError, match=f"{address} .*--detector-weights"):
+        build_detector(MOBILE)
 
 
-def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
-    torch.save(new_detector("toy", 91).state_dict(), tmp_path / "toy91.pth")
-    torch.save({"model": {"x": torch.zeros(1)}, "stage": "align", "arch": "toy"}, tmp_path / "align.pt")
-    assert build_detector("toy", str(tmp_path / "toy91.pth")).classes == 91
-    with pytest.raises(ValueError, match=r"toy91.pth: not the weights of fasterrcnn_mobilenet_v3_large_320_fpn with 91 classes; .*--detector"):
-        build_detector("fasterrcnn_mobilenet_v3_large_320_fpn", str(tmp_path / "toy91.pth"))
-    with pytest.raises(ValueError, match="align.pt: a checkpoint of stage align, not a detector of people"):
-        build_detector("toy", str(tmp_path / "align.pt"))
-    with pytest.raises(FileNotFoundError, match="nowhere.pth: no such file"):
-        build_detector("toy", str(tmp_path / "nowhere.pth"))
-    with pytest.raises(ValueError, match="the toy detector has no COCO weights"):
-        build_detector("toy")
-    with pytest.raises(ValueError, match="no detector 'yolo'; choose among fasterrcnn_resnet50_fpn_v2, "):
-        build_detector("yolo", "random")
+@pytest.mark.parametrize("name, weights, message", [
+    (MOBILE, "toy91.pth", f"toy91.pth: not the weights of {MOBILE} with 91 classes; .*--detector"),
+    ("toy", "align.pt", "align.pt: a checkpoint of stage align, not a detector of people"),
+    ("toy", "nowhere.pth", "nowhere.pth: no such file"), ("toy", None, "the toy detector has no COCO weights"),
+    ("yolo", "random", "no detector 'yolo'; choose among fasterrcnn_resnet50_fpn_v2, ")])
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, monkeypatch, name, weights, message):
+    monkeypatch.chdir(tmp_path)
+    torch.save(new_detector("toy", 91).state_dict(), "toy91.pth")
+    torch.save({"model": {"x": torch.zeros(1)}, "stage": "align", "arch": "toy"}, "align.pt")
+    assert build_detector("toy", "toy91.pth").classes == 91
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        build_detector(name, weights)
 
 
 # ---------------------------------------------------------------- keyframes
 
-def test_plain_videos_have_a_keyframe_at_the_start_and_every_so_many_seconds(tmp_path):
-    write_video(tmp_path / "a.mp4", np.zeros((11, 32, 32, 3), np.uint8))       # the last frame at 1.0 s
-    (tmp_path / "frames").mkdir()
+def test_plain_videos_have_a_keyframe_at_the_start_and_every_so_many_seconds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("a.mp4"), np.zeros((11, 32, 32, 3), np.uint8))            # the last frame at 1.0 s
+    Path("frames").mkdir()
     for i in range(46):                                                        # 30 a second: the last at 1.5 s
-        Image.new("RGB", (8, 8)).save(tmp_path / "frames" / f"{i + 1:05d}.png")
-    (tmp_path / "text.mp4").write_text("no video")
-    table, left_out = detect_humans.table_of_videos([str(tmp_path / name) for name in ("a.mp4", "text.mp4", "frames")], 0.5)
-    assert table.keyframe.tolist() == [0, 0.5, 1, 0, 0.5, 1, 1.5] and table.video.tolist() == [0, 0, 0, 2, 2, 2, 2]
+        Image.new("RGB", (8, 8)).save(f"frames/{i + 1:05d}.png")
+    Path("text.mp4").write_text("no video")
+    table, left_out = detect_humans.table_of_videos(["a.mp4", "text.mp4", "frames"], 0.5)
+    assert table.keyframe.tolist() == [0, 0.5, 1, 0, 0.5, 1, 1.5]
+    assert table.video.tolist() == [0, 0, 0, 2, 2, 2, 2]
     assert len(left_out) == 1 and "text.mp4: not a video that can be opened" in left_out[0]
-    with pytest.raises(ValueError, match="none of 1 videos can be read: .*text.mp4"):
-        detect_humans.table_of_videos([str(tmp_path / "text.mp4")], 1)
-    with pytest.raises(FileNotFoundError, match="gone.mp4: no such video"):
-        detect_humans.table_of_videos([str(tmp_path / "gone.mp4")], 1)
-    with pytest.raises(ValueError, match="--every 0: "):
-        detect_humans.table_of_videos([str(tmp_path / "a.mp4")], 0)
+    for path, every, message in (("text.mp4", 1, "none of 1 videos can be read: .*text.mp4"),
+                                 ("gone.mp4", 1, "gone.mp4: no such video"), ("a.mp4", 0, "--every 0: ")):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            detect_humans.table_of_videos([path], every)
 
 
 def test_each_frame_is_decoded_once_however_many_batches(world, tmp_path, monkeypatch):
-    readers = []
-    opened = data.open_video
-
-    def counted(*args):
-        readers.append(opened(*args))
-        return readers[-1]
-
-    monkeypatch.setattr(data, "open_video", counted)
+    readers, opened = [], data.open_video
+    monkeypatch.setattr(data, "open_video", lambda *args: readers.append(opened(*args)) or readers[-1])
     table = data.read_csv(world / "test.csv")
-    detect_humans.find_people(table, Fixed([], [], []), tmp_path / "chunks", {}, engine.start_process("cpu"), 1, workers=0)
+    detect_humans.find_people(table, Fixed(), tmp_path / "chunks", {}, engine.start_process("cpu"),
+                              batch_size=1, workers=0)
     assert len(readers) == 8 and all(reader.decoded <= 6 and reader.converted == 3 for reader in readers)
 
 
-# ---------------------------------------------------------------- detect: files, resuming, processes
+# ---------------------------------------------------------------- detection: files, resuming, processes
 
 def test_a_detection_is_a_proposals_file_of_the_dataset(world, trained, tmp_path, capsys):
-    out = detect_humans.detect(arguments(world, tmp_path / "p.csv", "--detector-weights", str(trained)))
-    table = data.read_csv(world / "test.csv")
-    proposals = read_proposals(out, table)
-    place = proposals.video.astype(int) * 100 + np.rint(proposals.keyframe * 10).astype(int)
-    assert len(np.unique(place)) == 24 and (np.diff(place) >= 0).all()
-    assert (np.diff(proposals.score)[np.diff(place) == 0] <= 0).all() and proposals.score.min() >= 0.05
+    out = detect_humans.detect(arguments(world, tmp_path / "p.csv", f"--detector-weights {trained}"))
+    proposals = read_proposals(out, data.read_csv(world / "test.csv"))
+    keyframe = proposals.video.astype(int) * 100 + np.rint(proposals.keyframe * 10).astype(int)
+    assert len(np.unique(keyframe)) == 24 and (np.diff(keyframe) >= 0).all()
+    assert (np.diff(proposals.score)[np.diff(keyframe) == 0] <= 0).all() and proposals.score.min() >= 0.05
     printed = capsys.readouterr().out
     assert "on 24 keyframes of 8 videos" in printed and "box AP  0.5: " in printed
     assert os.listdir(tmp_path) == ["p.csv"]
@@ -246,93 +252,100 @@ def test_a_detection_is_a_proposals_file_of_the_dataset(world, trained, tmp_path
 
 def test_keyframes_that_are_frames_are_counted_from_one_in_the_file(world, tmp_path, monkeypatch):
     table = make_annotations(["Wave/v1"], ["wave"], [0, 0], [0, 4], [[0, 0, 0.5, 0.5]] * 2, [0, 0],
-                                  files=[str(world / "test0.mp4")])
+                             files=[str(world / "test0.mp4")])
     monkeypatch.setattr(data, "read_dataset", lambda **flags: table)
     monkeypatch.setattr(detect_humans, "build_detector", lambda *args: Fixed([[0, 12, 24, 48]], [1], [0.75]))
-    out = detect_humans.detect(detect_humans.parse_args(["--out", str(tmp_path / "p.csv"), "--workers", "0"]))
-    assert out.read_text().splitlines() == [f"Wave/v1,{frame},0.00000,0.25000,0.50000,1.00000,,0.750000" for frame in (1, 5)]
+    out = detect_humans.detect(arguments(world, tmp_path / "p.csv"))
+    assert out.read_text().splitlines() == [
+        f"Wave/v1,{frame},0.00000,0.25000,0.50000,1.00000,,0.750000" for frame in (1, 5)]
     assert read_proposals(out, table).keyframe.tolist() == [0, 4]
 
 
-def test_a_killed_detection_goes_on_after_its_last_whole_chunk(world, tmp_path, monkeypatch):
-    whole = detect_humans.detect(arguments(world, tmp_path / "whole.csv", "--batch-size", "2"))
-    real, calls = detect_humans.detect_frames, []
+def test_an_interrupted_detection_goes_on_with_the_same_flags_and_weights_only(world, tmp_path, monkeypatch):
+    weights, calls, real = tmp_path / "toy.pth", [], detect_humans.detect_frames
+    torch.save(new_detector("toy", 91).state_dict(), weights)
 
-    def killed(detector, frames):
+    def run(name: str, flags: str = "--batch-size 8"):
+        return detect_humans.detect(arguments(world, tmp_path / name, f"--detector-weights {weights} {flags}"))
+
+    def interrupted(detector, frames):
         calls.append(len(frames))
-        if len(calls) == 10:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return real(detector, frames)
 
-    monkeypatch.setattr(detect_humans, "detect_frames", killed)
-    flags = ("--batch-size", "2")
+    whole = run("whole.csv")
+    monkeypatch.setattr(detect_humans, "detect_frames", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
-    assert not (tmp_path / "p.csv").exists()
-    with pytest.raises(ValueError, match="p.csv.chunks: an unfinished run is there; go on with --resume"):
-        detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
-    with pytest.raises(ValueError, match="was started with --batch-size 2, not 3"):
-        detect_humans.detect(arguments(world, tmp_path / "p.csv", "--batch-size", "3", "--resume"))
-    detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags, "--resume"))
-    assert (tmp_path / "p.csv").read_bytes() == whole.read_bytes()
-    assert len(calls) == 10 + 4                                                # the second chunk alone again
-    detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags, "--resume"))
-    assert len(calls) == 14
+        run("p.csv")
+    for flags, message in (("--batch-size 8", "p.csv.chunks: an unfinished run is there; go on with --resume"),
+                           ("--batch-size 3 --resume", "was started with --batch-size 8, not 3")):
+        with pytest.raises(ValueError, match=message):
+            run("p.csv", flags)
+    assert run("p.csv", "--batch-size 8 --resume").read_bytes() == whole.read_bytes()
+    assert calls == [8] * 4                                  # the first chunk, of 16 keyframes, was kept
+    run("p.csv", "--batch-size 8 --resume")
     with pytest.raises(ValueError, match="p.csv: is already there"):
-        detect_humans.detect(arguments(world, tmp_path / "p.csv", *flags))
+        run("p.csv")
+
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run("q.csv")
+    os.utime(weights, (0, 0))
+    with pytest.raises(ValueError, match="was started with --detector-weights .*toy.pth of .*, not .* 1970"):
+        run("q.csv", "--batch-size 8 --resume")
 
 
 def test_videos_without_people_and_videos_that_cannot_be_read_are_named(world, tmp_path, monkeypatch, capsys):
     write_video(tmp_path / "empty.mp4", np.full((6, 48, 48, 3), 128, np.uint8))
     (tmp_path / "broken.mp4").write_bytes((world / "test0.mp4").read_bytes()[:200])
-    (tmp_path / "test.csv").write_text("empty.mp4,0.1,0,0,0.5,0.5,walk\nempty.mp4,0.3\nbroken.mp4,0.2\nbroken.mp4,0.3\n")
-    monkeypatch.setattr(detect_humans, "build_detector", lambda *args: Fixed([], [], []))
-    out = detect_humans.detect(arguments(tmp_path, tmp_path / "p.csv"))
+    (tmp_path / "test.csv").write_text("empty.mp4,0.1,0,0,0.5,0.5,walk\nempty.mp4,0.3\n"
+                                       "broken.mp4,0.2\nbroken.mp4,0.3\n")
+    monkeypatch.setattr(detect_humans, "build_detector", lambda *args: Fixed())
+    assert detect_humans.detect(arguments(tmp_path, tmp_path / "p.csv")).read_text() == ""
     printed = capsys.readouterr().out
-    assert out.read_text() == ""
-    assert "p.csv: 0 boxes of score 0.05 and more on 2 keyframes of 1 videos" in printed
-    assert "nobody found in 1 videos: empty.mp4\n" in printed
-    assert "left out 2 keyframes of 1 videos: broken.mp4 0.2 s: " in printed and "not a video that can be opened" in printed
-    assert "score >= 0.3   recall   0.00" in printed
+    for line in ("p.csv: 0 boxes of score 0.05 and more on 2 keyframes of 1 videos",
+                 "nobody found in 1 videos: empty.mp4\n", "left out 2 keyframes of 1 videos: broken.mp4 0.2 s: ",
+                 "not a video that can be opened", "score >= 0.3   recall   0.00"):
+        assert line in printed
 
     (tmp_path / "test.csv").write_text("broken.mp4,0.2\n")
     with pytest.raises(ValueError, match="no keyframe can be read; the first: broken.mp4 0.2 s: "):
         detect_humans.detect(arguments(tmp_path, tmp_path / "q.csv"))
 
 
-SGD = ("--finetune", "--iterations", "8", "--log-every", "8", "--optimizer", "sgd", "--lr", "0.01", "--batch-size", "4",
-       "--validate", "9")
+SGD = "--iterations 8 --log-every 8 --optimizer sgd --lr 0.01 --validate 9"
 WORKER = """
 import sys, torch
+from pathlib import Path
 sys.path.insert(0, {root!r})
 import detect_humans
-from tests.test_detect_humans import SGD, arguments
-from pathlib import Path
+from tests.test_detect_humans import SGD, arguments, train
 torch.set_num_threads(1)
 world, out = Path({world!r}), Path({out!r})
-detect_humans.train(arguments(world, out / "run", *SGD))
-detect_humans.detect(arguments(world, out / "p.csv", "--detector-weights", {weights!r}, "--batch-size", "2"))
+train(world, out / "two", SGD)
+detect_humans.detect(arguments(world, out / "two.csv", "--detector-weights {weights} --batch-size 2"))
 """
 
 
 def test_two_processes_write_the_rows_of_one_and_train_as_one(world, trained, tmp_path):
-    alone = detect_humans.detect(arguments(world, tmp_path / "alone.csv", "--detector-weights", str(trained), "--batch-size", "2"))
-    root = str(Path(detect_humans.__file__).parent)
-    (tmp_path / "worker.py").write_text(WORKER.format(root=root, world=str(world), out=str(tmp_path), weights=str(trained)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "worker.py")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240)
+    (tmp_path / "worker.py").write_text(WORKER.format(root=str(ROOT), world=str(world), out=str(tmp_path),
+                                                      weights=trained))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launcher, str(tmp_path / "worker.py")], capture_output=True, text=True, timeout=240,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(alone.read_text().splitlines()) > 24 and (tmp_path / "p.csv").read_text() == alone.read_text()
+    one = detect_humans.detect(arguments(world, tmp_path / "one.csv", f"--detector-weights {trained} --batch-size 2"))
+    assert one.read_text().count("\n") > 24 and (tmp_path / "two.csv").read_text() == one.read_text()
     assert not list(tmp_path.glob("*.chunks"))
 
-    # finetuning too, and its validation
-    one, two = tmp_path / "one", tmp_path / "run"
-    detect_humans.train(arguments(world, one, *SGD))
-    weights, others = (torch.load(run / "last.pt", weights_only=True)["model"] for run in (one, two))
+    # finetuning too, whose losses count the foreground of both, and its validation
+    weights = train(world, tmp_path / "one", SGD)["model"]
+    others = torch.load(tmp_path / "two" / "last.pt", weights_only=True)["model"]
     assert max((weights[name] - others[name]).abs().max() for name in weights) < 1e-5
-    log, other = ([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (one, two))
-    assert log[0]["loss"] == pytest.approx(other[0]["loss"], rel=1e-5)
-    assert log[1] == pytest.approx(other[1], abs=1e-3) and log[1]["box_ap50"] >= 0
+    (step, measured), (step2, measured2) = log(tmp_path / "one"), log(tmp_path / "two")
+    assert step["loss"] == pytest.approx(step2["loss"], rel=1e-5)
+    assert measured == pytest.approx(measured2, abs=1e-3) and measured["box_ap50"] >= 0
 
 
 # ---------------------------------------------------------------- finetuning
@@ -341,7 +354,8 @@ def test_each_person_is_one_box_however_many_labels_and_follows_the_mirror(tmp_p
     frames = np.zeros((3, 48, 48, 3), np.uint8)
     frames[:, 12:36, 6:18] = 255
     write_video(tmp_path / "v.mp4", frames)
-    (tmp_path / "train.csv").write_text("".join(f"v.mp4,0,0.125,0.25,0.375,0.75,{text}\n" for text in ("sit", "eat", "talk")))
+    (tmp_path / "train.csv").write_text("".join(f"v.mp4,0,0.125,0.25,0.375,0.75,{text}\n"
+                                                for text in ("sit", "eat", "talk")))
     keyframes = detect_humans.Keyframes(data.read_csv(tmp_path / "train.csv"))
     seen = set()
     for seed in range(8):
@@ -355,9 +369,7 @@ def test_each_person_is_one_box_however_many_labels_and_follows_the_mirror(tmp_p
 
 
 def test_finetuning_lowers_the_loss_and_finds_the_people(trained):
-    log = [json.loads(line) for line in (trained.parent / "log.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in log if "loss" in line]
-    found = [line["box_ap50"] for line in log if "box_ap50" in line]
+    losses, found = ([line[name] for line in log(trained.parent) if name in line] for name in ("loss", "box_ap50"))
     assert losses[-1] < 0.7 * losses[0]
     assert len(found) == 3 and found[-1] > 0.8 and found[-1] >= found[0]
 
@@ -366,35 +378,32 @@ def test_a_checkpoint_is_a_detector_that_knows_its_name(trained):
     detector = build_detector(weights=str(trained))
     assert detector.name == "toy" and detector.classes == 2 and not detector.training
     frames, boxes = scene(np.random.default_rng(11))
-    hits = total = 0
+    hits = []
     for (found, scores), truth in zip(detect_frames(detector, frames), boxes):
-        for box in truth:
-            pairs = box_iou(found[scores > 0.3], np.repeat([box], (scores > 0.3).sum(), 0))
-            hits, total = hits + (pairs.max(initial=0) > 0.5), total + 1
-    assert hits > 0.8 * total
+        sure = found[scores > 0.3]
+        hits += [box_iou(sure, np.repeat([box], len(sure), 0)).max(initial=0) > 0.5 for box in truth]
+    assert np.mean(hits) > 0.8
 
 
-def test_a_resumed_finetuning_ends_as_the_uninterrupted_one(world, tmp_path):
-    flags = ("--finetune", "--iterations", "4", "--warmup", "2", "--save-every", "2", "--batch-size", "4", "--validate", "0")
-    whole = torch.load(detect_humans.train(arguments(world, tmp_path / "whole", *flags)), weights_only=True)
-    real, steps = engine.learning_rate, []
+def test_a_resumed_finetuning_ends_as_the_uninterrupted_one(world, tmp_path, monkeypatch):
+    flags = "--iterations 4 --warmup 2 --save-every 2 --validate 0"
+    whole, real = train(world, tmp_path / "whole", flags), engine.learning_rate
 
-    def killed(step, *rest):
-        steps.append(step)
+    def interrupted(step, *rest):
         if step == 3:
             raise KeyboardInterrupt
         return real(step, *rest)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine, "learning_rate", killed)
-        detect_humans.train(arguments(world, tmp_path / "half", *flags))
-    again = torch.load(detect_humans.train(arguments(world, tmp_path / "half", *flags, "--resume")), weights_only=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine, "learning_rate", interrupted)
+        train(world, tmp_path / "half", flags)
+    again = train(world, tmp_path / "half", f"{flags} --resume")
     assert again["step"] == whole["step"] == 4 and again["stage"] == "humans" and again["arch"] == "toy"
     assert all(torch.equal(again["model"][name], value) for name, value in whole["model"].items())
 
 
 def test_faster_rcnn_draws_the_same_samples_again_for_the_same_seed(world, tmp_path, monkeypatch):
-    real = detect_humans.new_detector
+    real, models = detect_humans.new_detector, []
 
     def small(name, classes):
         detector = real(name, classes)
@@ -402,18 +411,14 @@ def test_faster_rcnn_draws_the_same_samples_again_for_the_same_seed(world, tmp_p
         return detector
 
     monkeypatch.setattr(detect_humans, "new_detector", small)
-    flags = ("--detector", "fasterrcnn_mobilenet_v3_large_320_fpn", "--finetune", "--iterations", "1", "--batch-size", "2",
-             "--validate", "0")
-    models = []
     for run in range(2):
-        path = detect_humans.train(arguments(world, tmp_path / str(run), *flags))
-        models.append(torch.load(path, weights_only=True)["model"])
+        models.append(train(world, tmp_path / str(run), f"--detector {MOBILE} --iterations 1 --validate 0")["model"])
         torch.rand(run + 3)
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
 def test_pretrained_batch_norms_keep_their_statistics():
-    detector = new_detector("fasterrcnn_mobilenet_v3_large_320_fpn", 2)
+    detector = new_detector(MOBILE, 2)
     norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
     detect_humans.set_training(detector, from_scratch=False)
     assert norms and detector.training and not any(norm.training for norm in norms)
@@ -421,11 +426,9 @@ def test_pretrained_batch_norms_keep_their_statistics():
     assert all(norm.training for norm in norms)
 
 
-def test_what_is_written_has_a_place_without_a_flag():
-    assert detect_humans.parse_args(["--finetune"]).out == "runs/humans" and detect_humans.parse_args([]).out == "proposals.csv"
-
-
-def test_plain_videos_cannot_be_finetuned_on():
+def test_output_has_a_default_and_plain_videos_cannot_be_finetuned_on():
+    assert detect_humans.parse_args(["--finetune"]).out == "runs/humans"
+    assert detect_humans.parse_args([]).out == "proposals.csv"
     with pytest.raises(ValueError, match="film.mp4: plain videos have no boxes to finetune on; name a --dataset"):
         detect_humans.parse_args(["film.mp4", "--finetune"])
 
@@ -436,41 +439,40 @@ def test_recall_and_precision_at_each_score_as_worked_out_by_hand():
     # two people on the first keyframe, one of them with two labels, nobody on the second
     boxes = [[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0, 0]]
     table = make_annotations(["v"], ["a", "b"], [0] * 4, [0, 0, 0, 9], boxes, [0, 1, 0, -1])
-    found = Detections(np.zeros(3, np.int32), np.array([0, 0, 9], np.int32),
-                           np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 0.8], [0, 0, 1, 1]], np.float32),
-                           np.array([0.9, 0.4, 0.6], np.float32))
+    found = np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 0.8], [0, 0, 1, 1]], np.float32)   # IoU 1, 0.6 and none
+    found = Detections(np.zeros(3, np.int32), np.array([0, 0, 9], np.int32), found,
+                       np.array([0.9, 0.4, 0.6], np.float32))
     measures = detect_humans.measure(table, found)
     assert measures["at"][0.8] == pytest.approx({"recall": 0.5, "boxes": 0.5, "precision": 1})
     assert measures["at"][0.5] == pytest.approx({"recall": 0.5, "boxes": 1, "precision": 0.5})
-    assert measures["at"][0.3] == pytest.approx({"recall": 1, "boxes": 1.5, "precision": 2 / 3})   # IoU of the second: 0.6
+    assert measures["at"][0.3] == pytest.approx({"recall": 1, "boxes": 1.5, "precision": 2 / 3})
     assert measures["ap50"] == pytest.approx(0.5 + 0.5 * 2 / 3)
     # the second is found up to IoU 0.55 (0.6 in float32 arithmetic may fall on either side)
     low, high = ((n * (0.5 + 0.5 * 2 / 3) + (10 - n) * 0.5) / 10 for n in (2, 3))
     assert low - 1e-6 <= measures["ap"] <= high + 1e-6
 
 
-def run_main(monkeypatch, *flags: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["detect_humans.py", *flags])
+@pytest.mark.parametrize("row, message", [
+    ("other.mp4,0.01,0.1,0.1,0.2,0.2,,0.9", "only 0 of its 1 videos are among the 8"),
+    ("test0.mp4,0.01,10,10,40,40,,0.9", "looks like pixels")])
+def test_proposals_of_another_dataset_or_in_pixels_are_explained_in_one_line(world, tmp_path, monkeypatch,
+                                                                             capsys, row, message):
+    (tmp_path / "p.csv").write_text(row + "\n")
+    monkeypatch.setattr(sys, "argv", ["detect_humans.py", "--dataset", "csv", "--data", str(world),
+                                      "--measure", str(tmp_path / "p.csv")])
     with pytest.raises(SystemExit) as status:
         engine.cli(detect_humans.main)
-    assert status.value.code == 2
-
-
-def test_proposals_of_another_dataset_or_in_pixels_are_explained_in_one_line(world, tmp_path, monkeypatch, capsys):
-    for row, message in (("other.mp4,0.01,0.1,0.1,0.2,0.2,,0.9", "only 0 of its 1 videos are among the 8"),
-                         ("test0.mp4,0.01,10,10,40,40,,0.9", "looks like pixels")):
-        (tmp_path / "p.csv").write_text(row + "\n")
-        run_main(monkeypatch, "--dataset", "csv", "--data", str(world), "--measure", str(tmp_path / "p.csv"))
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1 and message in error and "p.csv" in error
+    error = capsys.readouterr().err
+    assert status.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert message in error and "p.csv" in error
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples are not distributed")
 def test_real_videos_go_through_with_random_weights(tmp_path, capsys):
-    videos = sorted(str(path) for path in (SAMPLES / "video").iterdir() if path.name in ("demo.mp4", "test.avi"))
-    args = detect_humans.parse_args([*videos, "--every", "2", "--detector", "toy", "--detector-weights", "random", "--workers", "1",
-                                     "--out", str(tmp_path / "p.csv")])
-    detect_humans.detect(args)
+    videos = [str(SAMPLES / "video" / name) for name in ("demo.mp4", "test.avi")]
+    detect_humans.detect(detect_humans.parse_args([
+        *videos, "--every", "2", "--detector", "toy", "--detector-weights", "random", "--workers", "1",
+        "--out", str(tmp_path / "p.csv")]))
     with open(tmp_path / "p.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert {row[0] for row in rows} == set(videos) and all(float(row[1]) % 2 == 0 for row in rows)
