@@ -35,8 +35,8 @@ from table import Annotations
 
 # ---------------------------------------------------------------- the command line
 
-# what Ctrl-C leaves behind: a sentence, replaced while a run goes on
-kept = ["nothing was kept"]
+# what Ctrl-C leaves behind and how to go on: a sentence, replaced while a run makes progress
+kept = [""]
 
 
 def cli(main) -> None:
@@ -46,13 +46,13 @@ def cli(main) -> None:
     """
     def say(line: str) -> None:
         if not is_main():
-            time.sleep(3)             # where all processes fail alike, torchrun ends this one before it repeats the line
+            time.sleep(3)             # where all processes fail alike, torchrun ends this one before that
         print(line, file=sys.stderr)
 
     try:
         status = main()
     except KeyboardInterrupt:
-        say(f"interrupted: {kept[0]}")
+        say("interrupted" + f": {kept[0]}" * bool(kept[0]))
         status = 130
     except Exception as error:
         line = one_line(error)
@@ -314,7 +314,7 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
         raise ValueError(f"{path}: not written, as the weights are not finite "
                          f"after step {checkpoint['step']}; what may stand there is sound. "
                          "Try a lower --lr or a longer --warmup")
-    with replacing(path, binary=True) as file:               # a file of ours: a full disk is an OSError, with its reason
+    with replacing(path, binary=True) as file:               # an open file: a full disk is an OSError
         torch.save(checkpoint, file)
     kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
 
@@ -336,18 +336,18 @@ def check_same_run(path: Path, before: dict, now: dict) -> None:
             raise ValueError(f"{path}: was started on other data (keyframes, boxes or texts have changed "
                              "since); go on with the same, or choose another --out")
         if name not in FREE_TO_CHANGE and now.get(name) != value:
-            raise ValueError(f"{path}: was started with --{name.replace('_', '-')} {value}, not {now.get(name)}; "
-                             "give the same flags to resume, or choose another --out")
+            raise ValueError(f"{path}: was started with --{name.replace('_', '-')} {value}, "
+                             f"not {now.get(name)}; give the same flags to resume, or choose another --out")
 
 
 def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """The step to go on from: 0, or where OUT/last.pt stands, which is then loaded."""
     if not 0 <= args.warmup < args.iterations:
-        raise ValueError(f"--warmup {args.warmup}: the warm-up must be shorter than --iterations {args.iterations}, "
-                         "and 0 or more")
+        raise ValueError(f"--warmup {args.warmup}: the warm-up must be shorter than "
+                         f"--iterations {args.iterations}, and 0 or more")
     path = Path(args.out) / "last.pt"
     if not path.exists():
-        kept[0] = f"no checkpoint was written yet; the first one comes at step {args.save_every} (--save-every)"
+        kept[0] = f"no checkpoint was written yet; the first comes at step {args.save_every} (--save-every)"
         return 0
     if not args.resume:
         raise ValueError(f"{path}: a run is already there; go on with --resume, or choose another --out")
@@ -445,7 +445,7 @@ def run_chunks(folder: Path, key: dict, clips: torch.utils.data.Dataset, compute
         num_workers=min(workers, len(mine)), pin_memory=process.device.type == "cuda")
     values = {number: [] for number in mine}
     kept[0] = f"{folder} holds what is finished; the same command with --resume goes on"
-    progress = Progress(sum(len(batch) for number in mine for batch in chunks[number]), 0, "clip", process)
+    progress = Progress(sum(map(len, sum((chunks[number] for number in mine), []))), 0, "clip", process)
     for number, batch in loader:
         values[number].append(compute(batch))
         progress.update(len(chunks[number][len(values[number]) - 1]))
@@ -613,7 +613,7 @@ class Meter:
             yield batch
 
     def update(self, step: int, loss: Tensor, clips: int, names: list[str], **values) -> None:
-        """Count a step: loss is this process's share of the global loss, a tensor that may still be computing."""
+        """Count a step; loss: this process's share of the global one, a tensor that may still be computing."""
         self.unread.append((step, loss.detach().float(), names))
         self.clips += clips
         if step % self.every == 0:
@@ -644,8 +644,9 @@ class Meter:
         if self.process.is_main:
             with open(self.log, "a") as file:
                 file.write(json.dumps(line) + "\n")
-            self.progress.set_note({"loss": f"{line['loss']:.4f}", **{name: f"{line[name]:.2g}" for name in values},
-                                    "clips/s": f"{line['clips_per_s']:.1f}", "wait": f"{line['data_wait']:.0%}"})
+            self.progress.set_note({
+                "loss": f"{line['loss']:.4f}", **{name: f"{line[name]:.2g}" for name in values},
+                "clips/s": f"{line['clips_per_s']:.1f}", "wait": f"{line['data_wait']:.0%}"})
 
     def close(self) -> None:
         self.settle()

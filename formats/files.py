@@ -348,6 +348,6 @@ def parallel(function, jobs: list, label: str, workers: int = 8) -> list:
     """function(job) of every job, in order, in a few processes, with a progress bar."""
     workers = min(workers, os.cpu_count() or 1, len(jobs) // 8)
     if workers < 2:
-        return [function(job) for job in tqdm(jobs, label, disable=len(jobs) < 8)]
+        return [function(job) for job in tqdm(jobs, label, disable=len(jobs) < 8 or None)]
     with ProcessPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(function, jobs, chunksize=4), label, total=len(jobs)))
+        return list(tqdm(pool.map(function, jobs, chunksize=4), label, total=len(jobs), disable=None))

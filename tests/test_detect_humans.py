@@ -314,16 +314,16 @@ def test_videos_without_people_and_videos_that_cannot_be_read_are_named(world, t
         detect_humans.detect(arguments(tmp_path, tmp_path / "q.csv"))
 
 
-SGD = "--iterations 8 --log-every 8 --optimizer sgd --lr 0.01 --validate 9"
+SGD = "--finetune --batch-size 4 --iterations 8 --log-every 8 --optimizer sgd --lr 0.01 --validate 9"
 WORKER = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, {root!r})
 import detect_humans
-from tests.test_detect_humans import SGD, arguments, train
+from tests.test_detect_humans import SGD, arguments
 torch.set_num_threads(1)
 world, out = Path({world!r}), Path({out!r})
-train(world, out / "two", SGD)
+detect_humans.train(arguments(world, out / "two", SGD))
 detect_humans.detect(arguments(world, out / "two.csv", "--detector-weights {weights} --batch-size 2"))
 """
 

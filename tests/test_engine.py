@@ -82,8 +82,8 @@ def test_a_run_goes_on_with_the_same_key_and_table_only(tmp_path):
 
 def test_a_run_of_two_processes_that_is_killed_ends_with_one_process(tmp_path):
     def launch(folder, stop_after):
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        return subprocess.run([*launcher, __file__, str(folder), str(stop_after)], text=True,
+        return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
+                               "--nproc_per_node", "2", __file__, str(folder), str(stop_after)], text=True,
                               capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
     whole = launch(tmp_path / "whole", stop_after=99)
@@ -117,8 +117,8 @@ def linear(args):
 def write_run(args, **changes):
     model, optimizer = linear(args)
     engine.save_checkpoint(Path(args.out) / "last.pt", {
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 1, "arch": "toy", "stage": "align",
-        "args": engine.plain(args)} | changes)
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 1, "arch": "toy",
+        "stage": "align", "args": engine.plain(args)} | changes)
     return optimizer.state_dict()
 
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_whose_optimiser_is_damaged_is_not_gone_on_with(tmp_path):
                           (with_momentum(torch.zeros(5)), "does not fit"),
                           (with_momentum(torch.tensor(math.nan)), "not finite")):
         write_run(args, optimizer=state)
-        with pytest.raises(ValueError, match=f"last.pt: cannot be gone on with .*{reason}.*choose another --out"):
+        with pytest.raises(ValueError, match=f"last.pt: cannot be gone on with .*{reason}.*another --out"):
             engine.resume(args, *linear(args))
 
 
@@ -198,7 +198,7 @@ def test_without_a_terminal_progress_is_lines(monkeypatch, capsys):
 
 def test_a_run_too_short_to_judge_is_judged_at_its_end(tmp_path):
     args = training(tmp_path, "--batch-size", "4", "--iterations", "100")
-    long, short, enough = (engine.BadClips(args, start) for start in (0, 97, 97))      # 3 steps are left: 12 clips
+    long, short, enough = (engine.BadClips(args, start) for start in (0, 97, 97))   # 12 clips are left
     for bad in (long, short):
         bad.count(8, ["a.mp4 0 s: broken"] * 3)              # more than a quarter, but it may get better
     long.count(4, ["a.mp4 0 s: broken"])
