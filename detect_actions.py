@@ -56,7 +56,6 @@ import torch
 import torch.nn.functional as F
 from av.video.reformatter import VideoReformatter
 from PIL import Image
-from torchvision.ops import box_iou
 from tqdm import tqdm
 
 import detect_humans
@@ -76,6 +75,7 @@ CUT = 15, 3                      # a new scene: mean change of grey (of 255) fro
 LARGEST = 1080                   # short side of the annotated video at most, pixels
 TICKS = 60_000                   # a second in the MP4: whole ticks for 24, 25, 30, 60 and 30000/1001 frames
 SOON = 1e-6                      # seconds; float noise of time stamps
+NOBODY = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
 # after the NAME of a video's files
 OUTPUTS = (".mp4", ".csv", ".pbtxt", "_spans.csv", ".html", ".json", ".cvat.xml", ".cvat.labels.json")
 
@@ -96,13 +96,12 @@ class Settings:
     frames: int | None = setting("model", None, "T", type=int)
     stride: int | None = setting("model", None, "frames from one of a clip to the next", type=int)
     short_side: int | None = setting("model", None, "of the clip's frames, pixels", type=int)
-    person_score: float = setting("people", 0.6, "what the detector must be sure of to count a person")
+    person_score: float = setting("people", 0.6, "score of the detector from which a box is a new person; from half "
+                                  "of it on, a box may be a person who was there before")
     every: float = setting("people", 0.5, "seconds between keyframes; half of it is a slower, finer answer; the "
                            "pictures of about five such intervals are held until they are drawn")
-    gap: float = setting("people", 1.5, "seconds unseen after which a person is a new one; never less than "
-                         "the usual step between keyframes")
-    link_iou: float = setting("people", 0.2, "overlap with the keyframe before that makes a box "
-                              "the same person; lower for fast people")
+    gap: float = setting("people", 1.5, "seconds unseen after which a person is a new one; who was on the keyframe "
+                         "before may always go on")
     calibration: str = setting("scores", "background", "background: against 'none of these', see above; "
                                "none: Eq. (3), for ranking", choices=["background", "none"])
     threshold: float = setting("scores", 0.5, "a word from this score on is drawn and makes spans; "
@@ -124,7 +123,7 @@ class Settings:
         need(lambda x: 0.01 <= x < inf, "0.01 seconds or more", "every")
         need(lambda x: 0 < x < inf, "a number above 0", "gap", "max_seconds")
         need(lambda x: 0.001 <= x <= 1000, "0.001 to 1000 frames a second", "fps")
-        need(lambda x: 0 <= x <= 1, "a number in [0, 1]", "person_score", "link_iou", "threshold", "beta")
+        need(lambda x: 0 <= x <= 1, "a number in [0, 1]", "person_score", "threshold", "beta")
         need(lambda x: x >= 1, "1 or more", "frames", "stride", "short_side", "top")
         need(lambda x: x in ("background", "none"), "background or none", "calibration")
         need(any, "at least one text", "background")
@@ -144,18 +143,19 @@ class Person(NamedTuple):
     """Somebody on a keyframe."""
 
     box: np.ndarray                          # (4,) xyxy in [0, 1]
-    scores: np.ndarray                       # (C,)
+    scores: np.ndarray | None = None         # (C,)
 
 
 @dataclass
 class Keyframe:
     """A keyframe, and what happened since the keyframe before it."""
 
-    time: float
+    time: float                                      # seconds after the first frame
     frames: list[tuple[float, av.VideoFrame]]        # (seconds, picture) since the one before; empty if not drawn
     cuts: list[float]                                # seconds at which a new scene began since the one before
     picture: av.VideoFrame | None = None             # None: the end of the video
     clip: np.ndarray | None = None                   # (T, h, w, 3) uint8, the keyframe's own frame at index T // 2
+    arrived: float = 0.0                             # when it was read: perf_counter(), seconds
     people: dict[int, Person] = field(default_factory=dict)                         # by track
 
 
@@ -307,12 +307,14 @@ class Shot(NamedTuple):
     picture: av.VideoFrame                   # of `LARGEST` at most
     small: np.ndarray                        # (h, w, 3) uint8, upright, for the encoder
     is_cut: bool                             # a new scene begins here
+    arrived: float                           # when it was read: perf_counter(), seconds
 
 
 def scale_frames(source: Source, short_side: int, patch: int) -> Iterator[Shot]:
     """The frames in the two sizes that are needed, and whether a scene begins there."""
     reformatter, size, grey, usual = VideoReformatter(), None, None, None
     for time, frame in source:
+        arrived = perf_counter()
         size = size or scaled_size(frame.width, frame.height, short_side, patch)
         small, before, is_cut = upright_rgb(frame, *size, reformatter), grey, False
         grey = small[::8, ::8].mean(axis=2)
@@ -323,7 +325,7 @@ def scale_frames(source: Source, short_side: int, patch: int) -> Iterator[Shot]:
             usual += 0.2 * (change - usual)
         if min(frame.width, frame.height) > LARGEST:
             frame = reformatter.reformat(frame, *scaled_size(frame.width, frame.height, LARGEST, 2))
-        yield Shot(time, frame, small, is_cut)
+        yield Shot(time, frame, small, is_cut, arrived)
 
 
 def read_keyframes(source: Source, times: Iterator[float], words: Words, pictures: bool) -> Iterator[Keyframe]:
@@ -345,7 +347,7 @@ def read_keyframes(source: Source, times: Iterator[float], words: Words, picture
             cuts += [present.time] * present.is_cut
             while time < until - SOON:
                 clip = np.stack([shot.small for shot in window][::stride][:T])
-                yield Keyframe(time, frames, cuts, present.picture, clip)
+                yield Keyframe(time, frames, cuts, present.picture, clip, present.arrived)
                 frames, cuts, time = [], [], next(times)
     yield Keyframe(source.end, frames, [*cuts, source.end])
 
@@ -364,8 +366,11 @@ def in_thread(items: Iterator) -> Iterator:
 
 # ---------------------------------------------------------------- the people
 
-def read_people(path, videos: list[str], min_score: float) -> list[dict[float, np.ndarray] | None]:
-    """For each video, the boxes (N_b, 4) float32 of its keyframes (seconds) in a proposals CSV; None where it has none.
+Found = tuple[np.ndarray, np.ndarray]        # people on a keyframe: boxes (n, 4) float32, the detector's scores (n,)
+
+
+def read_people(path, videos: list[str], person_score: float) -> list[dict[float, Found] | None]:
+    """For each video, the people on its keyframes (seconds) by a proposals CSV; None where it is not in the CSV.
 
     The CSV (video,keyframe,x1,y1,x2,y2,,score) names a video by its path or by its file name, with or
     without the suffix.
@@ -373,22 +378,22 @@ def read_people(path, videos: list[str], min_score: float) -> list[dict[float, n
     known, row, keyframe, _, _ = proposal_rows(path)
     nobody = np.zeros((len(row), 4)), np.full(len(row), -1)
     table = make_annotations(known, [], row, keyframe, *nobody, unit="second")
-    found = read_proposals(path, table, min_score)
+    found = read_proposals(path, table, person_score / 2)
     result = []
     for video in videos:
         name = next((name for name in (video, Path(video).name, Path(video).stem) if name in known), None)
         mine = found.video == (known.index(name) if name else -1)
-        result.append({t: found.box[mine & (found.keyframe == t)]
-                       for t in np.unique(found.keyframe[mine]).tolist()} if name else None)
-    if not any(result):
-        raise ValueError(f"{path}: has no box of {', '.join(videos[:3])} of --person-score {min_score:g}; "
+        times = {time: mine & (found.keyframe == time) for time in np.unique(found.keyframe[mine]).tolist()}
+        result.append({time: (found.box[here], found.score[here]) for time, here in times.items()} if name else None)
+    if not any((score >= person_score).any() for people in filter(None, result) for _, score in people.values()):
+        raise ValueError(f"{path}: has no box of {', '.join(videos[:3])} of --person-score {person_score:g}; "
                          f"it names {', '.join(known[:3])}. Write the video's path or file name "
                          "in the first column")
     return result
 
 
-def find_people(proposals, videos: list[str], settings: Settings, detector, weights, device) -> list:
-    """For each video what `score_keyframes` takes as people; a detector that was built already is taken as it is."""
+def sources_of_people(proposals, videos: list[str], settings: Settings, detector, weights, device) -> list:
+    """For each video what `find_people` takes; a detector that was built already is taken as it is."""
     if proposals:
         return read_people(proposals, videos, settings.person_score)
     if isinstance(detector, str):
@@ -396,15 +401,15 @@ def find_people(proposals, videos: list[str], settings: Settings, detector, weig
     return [detector] * len(videos)
 
 
-def keyframe_times(people, every: float, gap: float) -> Iterator[float]:
-    """Seconds of the keyframes, ascending, without end.
+def keyframe_times(people, settings: Settings) -> Iterator[float]:
+    """Seconds of the keyframes, ascending, without end; people: as for `find_people`.
 
     Regular ones for a detector, those of the boxes otherwise. Where these lie far apart, keyframes without
     anybody stand between them, so that no more than two gaps of pictures are held.
     """
     if not isinstance(people, dict):
-        yield from (i * every for i in count())
-    time = 0.0
+        yield from (i * settings.every for i in count())
+    time, gap = 0.0, max(settings.gap, np.median(np.diff(sorted(people))).item() if len(people) > 1 else 0)
     for known in chain(sorted(people), [inf]):
         while known - time > 2 * gap:
             time += gap
@@ -413,59 +418,90 @@ def keyframe_times(people, every: float, gap: float) -> Iterator[float]:
         yield time
 
 
-def score_keyframes(keyframes: Iterator[Keyframe], words: Words, people) -> Iterator[tuple[Keyframe, list[Person]]]:
-    """Each keyframe with the people on it, scored by the words.
+def find_people(keyframe: Keyframe, people) -> Found:
+    """The people on a keyframe; people: a detector of detect_humans.py, or a dict of them by a keyframe's time."""
+    if isinstance(people, dict) or keyframe.picture is None:
+        return people.get(keyframe.time, NOBODY) if keyframe.picture else NOBODY
+    picture = keyframe.picture
+    rgb = upright_rgb(picture, picture.width, picture.height, VideoReformatter())
+    return detect_humans.detect_frames(people, [rgb])[0]
 
-    people: a detector of detect_humans.py, or a dict of boxes (N_b, 4) by a keyframe's time.
+
+def colours_in(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """What somebody looks like: shares (24,) of 8 levels of red, green and blue in the upper middle of their box.
+
+    picture: (h, w, 3) uint8. A pixel counts for the two levels that it lies between, so that light matters little.
     """
-    reformatter = VideoReformatter()
-    for keyframe in keyframes:
-        boxes = []
-        if isinstance(people, dict):
-            boxes = people.get(keyframe.time, [])
-        elif keyframe.picture:
-            size = keyframe.picture.width, keyframe.picture.height
-            rgb = np.ascontiguousarray(upright_rgb(keyframe.picture, *size, reformatter))
-            (boxes, sure), = detect_humans.detect_frames(people, [rgb])
-            boxes = boxes[sure >= words.settings.person_score]
-        found = []
-        if len(boxes) and keyframe.picture:                          # a clip without people is not encoded
-            scores, = words.score(keyframe.clip[None], [torch.from_numpy(boxes)])
-            found = [Person(box, own) for box, own in zip(boxes, scores)]
-        keyframe.clip = None
-        yield keyframe, found
+    h, w = picture.shape[:2]
+    x1, y1, x2, y2 = box
+    left, right = int(w * (0.75 * x1 + 0.25 * x2)), int(w * (0.25 * x1 + 0.75 * x2))
+    top, bottom = int(h * (0.8 * y1 + 0.2 * y2)), int(h * (0.4 * y1 + 0.6 * y2))
+    pixels = picture[top:max(bottom, top + 1), left:max(right, left + 1)].reshape(-1, 3)
+    levels = pixels / 255 * 7
+    return np.maximum(1 - np.abs(levels[..., None] - np.arange(8)), 0).mean(axis=0).ravel() / 3
+
+
+@dataclass
+class Track:
+    """Where somebody was last; lengths are in heights of the picture, so that all directions count alike."""
+
+    time: float
+    centre: np.ndarray                       # (2,)
+    size: float                              # root of the box's area
+    speed: np.ndarray                        # (2,) a second
+    colours: np.ndarray                      # (24,)
 
 
 class Tracker:
     """Gives each person a track number that holds from keyframe to keyframe.
 
-    A box continues the track whose last box it overlaps most (IoU, the best pairs first, each once), or begins a
-    new one; a track that is not continued for `gap` seconds, or across a cut, is over.
+    Somebody is expected where their speed takes them. A box costs its distance from there, relative to the size
+    and to the time since; how unlike the colours are; how much the size has changed; and a little if the detector
+    is not sure. The cheapest pairs are linked first. A sure box that is left begins a track; a track ends after
+    `gap` seconds without a box, or at a cut.
     """
 
-    def __init__(self, gap: float, link_iou: float):
-        self.gap, self.link_iou, self.count = gap, link_iou, 0
-        self.last: dict[int, tuple[float, np.ndarray]] = {}          # of the tracks going on: time and box (4,)
+    def __init__(self, settings: Settings):
+        self.settings, self.count, self.before = settings, 0, 0.0
+        self.tracks: dict[int, Track] = {}
 
-    def link(self, keyframe: Keyframe, found: list[Person]) -> None:
-        """Puts the people found on a keyframe into keyframe.people, by their tracks."""
-        self.last = {track: (time, box) for track, (time, box) in self.last.items()
-                     if keyframe.time - time <= self.gap + SOON and not keyframe.cuts}
-        tracks = list(self.last)
-        old = np.array([self.last[track][1] for track in tracks], np.float32).reshape(-1, 4)
-        new = np.array([person.box for person in found], np.float32).reshape(-1, 4)
-        overlap = box_iou(torch.from_numpy(old), torch.from_numpy(new)).numpy()          # (tracks, N_b)
+    def link(self, keyframe: Keyframe, boxes: np.ndarray, sure: np.ndarray) -> dict[int, int]:
+        """{track: index of its box} on a keyframe; boxes (n, 4), sure (n,): what the detector says they are."""
+        picture = keyframe.clip[len(keyframe.clip) // 2]
+        aspect, oldest = picture.shape[1] / picture.shape[0], min(keyframe.time - self.settings.gap, self.before) - SOON
+        self.tracks = {number: track for number, track in self.tracks.items()
+                       if track.time >= oldest and not keyframe.cuts}
+        self.before, least = keyframe.time, self.settings.person_score
+        found = []
+        for box in boxes:
+            (x1, y1, x2, y2), colours = box.astype(float), colours_in(picture, box)
+            centre = np.array([aspect * (x1 + x2) / 2, (y1 + y2) / 2])
+            found.append(Track(keyframe.time, centre, (aspect * (x2 - x1) * (y2 - y1)) ** 0.5, np.zeros(2), colours))
+
         linked = {}
-        while overlap.size and overlap.max() >= self.link_iou:
-            t, n = np.unravel_index(overlap.argmax(), overlap.shape)
-            linked[n] = tracks[t]
-            overlap[t, :] = overlap[:, n] = -1
-        for n, person in enumerate(found):
-            if n not in linked:
+        pairs = [(self.cost(track, found[n]) + 0.1 * (sure[n] < least), number, n)
+                 for number, track in self.tracks.items() for n in np.flatnonzero(sure >= least / 2).tolist()]
+        for cost, number, n in sorted(pairs):
+            if cost < 1 and number not in linked and n not in linked.values():
+                linked[number] = n
+        for number, n in linked.items():
+            old, new = self.tracks[number], found[n]
+            new.speed = (old.speed + (new.centre - old.centre) / (new.time - old.time)) / 2
+            new.colours = 0.7 * old.colours + 0.3 * new.colours
+        for n in np.flatnonzero(sure >= least).tolist():
+            if n not in linked.values():
                 self.count += 1
-            track = linked.get(n, self.count)
-            keyframe.people[track] = person
-            self.last[track] = keyframe.time, person.box
+                linked[self.count] = n
+        self.tracks |= {number: found[n] for number, n in linked.items()}
+        return linked
+
+    @staticmethod
+    def cost(track: Track, new: Track) -> float:
+        """0 for the same person as expected, from 1 on for somebody else."""
+        since = new.time - track.time
+        distance = np.hypot(*(track.centre + since * track.speed - new.centre)) / ((track.size + new.size) / 2)
+        unlike = 1 - np.sqrt(track.colours * new.colours).sum()                         # Bhattacharyya
+        return distance / (1.5 + 3 * since) + 0.8 * unlike + abs(np.log(new.size / track.size)) / 2
 
 
 def track_people(source: Source, words: Words, people, pictures: bool = False) -> Iterator[tuple[Keyframe, Keyframe]]:
@@ -473,16 +509,19 @@ def track_people(source: Source, words: Words, people, pictures: bool = False) -
 
     The first begins with nobody at second 0, the last ends with nobody at the video's end. An interval comes when
     the keyframe after it has been read: until then, the scores of its second keyframe are not known.
-    people: as for `score_keyframes`. What is held does not grow with the video.
+    people: as for `find_people`. What is held does not grow with the video.
     """
-    settings = words.settings
-    steps = np.diff(sorted(people)) if isinstance(people, dict) and len(people) > 1 else [settings.every]
-    gap = max(settings.gap, float(np.median(steps)))
-    tracker, before, present, first = Tracker(gap, settings.link_iou), {}, None, Keyframe(0.0, [], [])
-    times = keyframe_times(people, settings.every, gap)
-    with closing(in_thread(read_keyframes(source, times, words, pictures))) as keyframes:
-        for following, found in score_keyframes(keyframes, words, people):
-            tracker.link(following, found)
+    tracker, before, present, first = Tracker(words.settings), {}, None, Keyframe(0.0, [], [])
+    keyframes = read_keyframes(source, keyframe_times(people, words.settings), words, pictures)
+    with closing(in_thread(keyframes)) as keyframes:
+        for following in keyframes:
+            boxes, sure = find_people(following, people)
+            linked = tracker.link(following, boxes, sure) if len(boxes) else {}
+            if linked:                                       # a clip without people is not encoded
+                boxes = boxes[list(linked.values())]
+                scores, = words.score(following.clip[None], [torch.from_numpy(boxes)])
+                following.people = dict(zip(linked, map(Person, boxes, scores)))
+            following.clip = None
             if present:
                 around = before, present.people, following.people
                 before = present.people
@@ -554,7 +593,7 @@ def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=
     device = engine.start_process(device).device
     source = Source(video, settings)
     words = Words(parse_actions(actions), ckpt, settings, device)
-    people, = find_people(proposals, [source.name], settings, detector, detector_weights, device)
+    people, = sources_of_people(proposals, [source.name], settings, detector, detector_weights, device)
     with closing(track_people(source, words, people)) as intervals:
         for _, keyframe in intervals:
             yield from list_detections(keyframe, source.name, words.names)
@@ -702,7 +741,8 @@ def describe_request(video: str, args: argparse.Namespace, words: Words, people)
     for file in files[:1]:
         with open(file, "rb") as opened:
             content.append(opened.read(1 << 20))
-    boxes = [(time, own.tolist()) for time, own in people.items()] if isinstance(people, dict) else hash_weights(people)
+    boxes = ([(time, box.tolist(), score.tolist()) for time, (box, score) in people.items()]
+             if isinstance(people, dict) else hash_weights(people))
     free = ("videos", "out", "skip_existing", "device", "actions", "actions_file", "ckpt", "proposals", "detector_weights")
     flags = sorted((name, str(value)) for name, value in vars(args).items() if name not in free)
     return {name: hashlib.sha256(repr(facts).encode()).hexdigest()
@@ -743,7 +783,7 @@ def claim_files(stem: Path, video: str, request: dict[str, str], suffixes: list[
 def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Words, people, stop: threading.Event) -> None:
     """Everything about one video, in files that begin with `stem`; prints a summary.
 
-    people: as for `score_keyframes`. Where stop is set from outside, the video ends.
+    people: as for `find_people`. Where stop is set from outside, the video ends.
     """
     settings, began, film, end = words.settings, perf_counter(), None, 0.0
     source = Source(video, settings, stop)
@@ -885,7 +925,7 @@ def main(argv: list[str] | None = None) -> int:
     words = Words(args.words, args.ckpt, settings, process.device)
     if words.note and process.is_main:
         print(f"note: {args.ckpt} is {words.note}", file=sys.stderr)
-    people = find_people(args.proposals, list(names), settings, args.detector, args.detector_weights, process.device)
+    people = sources_of_people(args.proposals, list(names), settings, args.detector, args.detector_weights, process.device)
 
     broken = []
     with stop_on_signal() as stop:

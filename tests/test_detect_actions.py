@@ -253,14 +253,17 @@ def test_an_error_in_a_thread_is_raised_where_its_items_are_read_and_leaving_ear
 
 # ---------------------------------------------------------------- tracks, and what lies between two keyframes
 
-def keyframes_of(boxes_by_time, cuts=()) -> list[Keyframe]:
-    """Linked keyframes; boxes_by_time: {second: boxes}; cuts: seconds at which a scene begins."""
-    tracker, result, before = Tracker(1.5, 0.2), [], -1.0
+def keyframes_of(boxes_by_time, cuts=(), sure=None) -> list[Keyframe]:
+    """Linked keyframes of a grey film; {second: boxes}; cuts: seconds at which a scene begins; sure: {second: scores}."""
+    tracker, result, before = Tracker(Settings()), [], -1.0
     for time, boxes in boxes_by_time.items():
-        keyframe = Keyframe(time, [], [cut for cut in cuts if before < cut <= time])
-        tracker.link(keyframe, [Person(np.array(box, np.float32), np.zeros(1)) for box in boxes])
+        keyframe = Keyframe(time, [], [cut for cut in cuts if before < cut <= time], clip=np.full((1, 90, 160, 3), 99))
+        scores = np.array((sure or {}).get(time, [0.9] * len(boxes)))
+        linked = tracker.link(keyframe, np.array(boxes, np.float32).reshape(-1, 4), scores)
+        keyframe.people = {track: Person(np.array(boxes[n]), np.zeros(1)) for track, n in linked.items()}
         result.append(keyframe)
         before = time
+    assert len(tracker.tracks) <= 3                          # those that are over are forgotten
     return result
 
 
@@ -275,18 +278,39 @@ def box_at(left: float) -> tuple:
 
 
 def test_people_keep_their_tracks_while_they_pass_and_a_short_gap_is_bridged():
-    assert tracks_of({0: [box_at(0.1), box_at(0.6)], 0.5: [box_at(0.55), box_at(0.15)], 1: [box_at(0.5)],
-                      1.5: [box_at(0.25), box_at(0.45)]}) \
-        == [[(1, 0.1), (2, 0.6)], [(1, 0.15), (2, 0.55)], [(2, 0.5)], [(1, 0.25), (2, 0.45)]]
+    passing = {i / 2: [box_at(0.1 * i), box_at(0.6 - 0.1 * i)] for i in range(7)}
+    passing[1.5] = [box_at(0.3)]                             # one hides the other
+    assert tracks_of(passing)[6] == [(1, 0.6), (2, 0.0)]
+    assert [len(keyframe) for keyframe in tracks_of(passing)] == [2, 2, 2, 1, 2, 2, 2]
 
 
-def test_the_pair_that_overlaps_most_is_linked_first():
+def test_the_nearest_pair_is_linked_first():
     assert tracks_of({0: [box_at(0.1)], 0.5: [box_at(0.12), box_at(0.1)]}) == [[(1, 0.1)], [(1, 0.1), (2, 0.12)]]
 
 
+def test_unsure_boxes_continue_tracks_but_begin_none():
+    sure = {0.5: [0.35, 0.9], 1: [0.35], 1.5: [0.25]}        # --person-score 0.6: from 0.3 on
+    assert tracks_of({0: [LEFT], 0.5: [LEFT, RIGHT], 1: [box_at(0.65)], 1.5: [LEFT]}, sure=sure) \
+        == [[(1, 0.1)], [(1, 0.1), (2, 0.6)], [(2, 0.65)], []]
+
+
 def test_a_person_unseen_for_longer_than_the_gap_or_behind_a_cut_is_a_new_one():
-    assert tracks_of({0: [LEFT], 1.5: [LEFT], 3.1: [LEFT]}) == [[(1, 0.1)], [(1, 0.1)], [(2, 0.1)]]
+    assert tracks_of({0: [LEFT], 0.5: [], 1.5: [LEFT], 2: [], 3.1: [LEFT]}) == [[(1, 0.1)], [], [(1, 0.1)], [], [(2, 0.1)]]
     assert tracks_of({0: [LEFT], 0.5: [LEFT]}, cuts=[0.3]) == [[(1, 0.1)], [(2, 0.1)]]
+
+
+def test_of_two_in_one_place_colours_tell_who_comes_back():
+    tracker, red, blue = Tracker(Settings()), (200, 30, 30), (30, 30, 200)
+
+    def link(time, people) -> list[int]:
+        clip = np.full((1, 90, 160, 3), 99)
+        for box, colour in people:
+            clip[0, :, round(box[0] * 160):round(box[2] * 160)] = colour
+        boxes = np.array([box for box, _ in people], np.float32)
+        return list(tracker.link(Keyframe(time, [], [], clip=clip), boxes, np.ones(len(people))))
+
+    assert link(0, [(box_at(0.1), red), (box_at(0.5), blue)]) == [1, 2]
+    assert link(0.5, [(box_at(0.3), blue)]) == [2]
 
 
 def seen_at(time, a, b) -> dict:
@@ -307,13 +331,14 @@ def test_at_a_cut_people_of_before_are_seen_until_it_and_those_of_after_from_it(
 
 
 def test_between_keyframes_that_lie_far_apart_people_are_seen_near_them():
-    a, b = keyframes_of({1.0: [LEFT], 9.0: [LEFT]})
-    assert [list(seen_at(t, a, b)) for t in (1.2, 1.3, 8.7, 8.8)] == [[1], [], [], [2]]
+    a, empty, b = keyframes_of({1.0: [LEFT], 5.0: [], 9.0: [LEFT]})
+    assert [list(seen_at(t, a, empty)) for t in (1.2, 1.3)] == [[1], []]
+    assert [list(seen_at(t, empty, b)) for t in (8.7, 8.8)] == [[], [2]]
 
 
 def test_keyframes_without_anybody_stand_where_those_of_the_proposals_lie_far_apart():
-    times = detect_actions.keyframe_times({4.0: [], 4.5: [], 9.0: []}, 0.5, gap=1.5)
-    assert [next(times) for _ in range(7)] == [1.5, 4.0, 4.5, 6.0, 9.0, 10.5, 12.0]
+    times = detect_actions.keyframe_times({4.0: None, 4.5: None, 9.0: None, 10.0: None}, Settings(gap=1.5))
+    assert [next(times) for _ in range(8)] == [1.5, 4.0, 4.5, 6.0, 9.0, 10.0, 11.5, 13.0]
 
 
 def test_scores_are_the_mean_of_three_keyframes_and_spans_end_below_the_threshold(tmp_path, ckpt, monkeypatch):
@@ -648,9 +673,9 @@ def test_videos_whose_files_would_meet_get_the_names_of_their_paths():
 
 def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_left_out(tmp_path):
     path = tmp_path / "p.csv"
-    path.write_text("d/a.mp4,1,0,0,1,1,,0.9\nd/a.mp4,1,0,0,1,1,,0.8\nb.mp4,2,0,0,0.5,1,,0.3\nc,3,-0.1,0,0.5,1,,0.9\n")
+    path.write_text("d/a.mp4,1,0,0,1,1,,0.9\nd/a.mp4,1,0,0,1,1,,0.8\nb.mp4,2,0,0,0.5,1,,0.2\nc,3,-0.1,0,0.5,1,,0.9\n")
     found = detect_actions.read_people(path, ["d/a.mp4", "e/b.mp4", "f/c.mp4", "g.mp4"], 0.5)
-    assert [video and {t: boxes.tolist() for t, boxes in video.items()} for video in found] \
+    assert [video and {t: boxes.tolist() for t, (boxes, _) in video.items()} for video in found] \
         == [{1.0: [[0, 0, 1, 1]]}, {}, {3.0: [[0, 0, 0.5, 1]]}, None]
 
 
