@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = [["ovstad", "video", "table", "draw"],
+FLOORS = [["ovstad", "video", "table", "draw", "worlds"],
           ["formats.files", "formats.sentences"], ["metric", "formats", "baselines"], ["data", "diagnosis"], ["engine"],
           ["train_align", "train_finetune", "evaluate", "detect_humans", "check_data", "export"],
           ["detect_actions", "bench"], ["toy"]]

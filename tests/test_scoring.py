@@ -16,7 +16,7 @@ import data
 import engine
 import evaluate
 import ovstad
-import toy
+from conftest import BASE, NOVEL
 from formats.proposals import write_proposals
 from table import Detections
 
@@ -29,7 +29,7 @@ def checkpoint(world, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "last.pt"
     model = torch.load(world / "start.pth", weights_only=True)["model"]
     torch.save({"model": model, "arch": "toy", "beta": 0.3, "prompt": "a person {}",
-                "classes": sorted(toy.BASE), "base": sorted(toy.BASE), "novel": toy.NOVEL,
+                "classes": sorted(BASE), "base": sorted(BASE), "novel": NOVEL,
                 "frames": 4, "stride": 2, "short_side": 48, "stage": "finetune", "step": 1,
                 "args": {"dataset": "csv", "data": str(world)}}, path)
     return path
@@ -121,9 +121,9 @@ def test_several_betas_take_one_pass_of_the_encoder_and_equal_single_runs(
 def test_base_and_novel_are_divided_as_the_checkpoint_says(checkpoint, tmp_path):
     result = score(checkpoint, tmp_path)[0]
     split = {entry["name"]: entry["split"] for entry in result["classes"]}
-    assert split == {name: "base" for name in toy.BASE} | {name: "novel" for name in toy.NOVEL}
+    assert split == {name: "base" for name in BASE} | {name: "novel" for name in NOVEL}
     aps = {entry["name"]: entry["ap"] for entry in result["classes"] if entry["ap"] is not None}
-    novel = np.mean([ap for name, ap in aps.items() if name in toy.NOVEL])
+    novel = np.mean([ap for name, ap in aps.items() if name in NOVEL])
     assert result["mean_ap"]["novel"] == pytest.approx(novel)
     assert result["mean_ap"]["all"] == pytest.approx(np.mean(list(aps.values())))
 
@@ -196,7 +196,7 @@ def test_an_aligned_checkpoint_is_scored_on_the_test_file_beside_its_pairs(
     path = changed(checkpoint, tmp_path / "last.pt", stage="align", base=[], novel=[],
                    args={"csv": str(world / "align.csv")})
     entries = score(path, tmp_path / "eval")[0]["classes"]
-    assert {entry["name"] for entry in entries if entry["split"] == "novel"} == set(toy.NOVEL)
+    assert {entry["name"] for entry in entries if entry["split"] == "novel"} == set(NOVEL)
 
 
 def test_several_checkpoints_keep_their_predictions_apart_and_give_mean_and_spread(

@@ -20,9 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 import engine  # noqa: E402
 import ovstad  # noqa: E402
-import toy  # noqa: E402
 import train_align  # noqa: E402
 import train_finetune  # noqa: E402
+import worlds  # noqa: E402
+from conftest import BASE, NOVEL  # noqa: E402
 from data import GlobalBatches  # noqa: E402
 
 SMALL = ["--scale", "48", "54", "--short-side", "48", "--stride", "2", "--workers", "0", "--log-every", "1", "--warmup", "0"]
@@ -85,7 +86,7 @@ def mixed(world):
     """The world's alignment pairs, every other one moved to a film twice as wide as it is high."""
     rng = np.random.default_rng(0)
     scenes = [rng.integers(0, 255, (8, 48, 96, 3), np.uint8) for _ in range(24)]
-    toy.write_film(world / "wide.mp4", scenes)
+    worlds.write_film(world / "wide.mp4", scenes)
     header, *rows = (world / "align.csv").read_text().splitlines()
     moved = [",".join(["wide.mp4", *row.split(",")[1:]]) if i % 2 else row for i, row in enumerate(rows)]
     (world / "mixed.csv").write_text("\n".join([header, *moved]) + "\n")
@@ -232,7 +233,7 @@ def test_each_sentence_is_encoded_once_in_a_run(world, tmp_path, monkeypatch):
     plain = ovstad.ViCLIP.encode_text
     monkeypatch.setattr(ovstad.ViCLIP, "encode_text", lambda self, texts: encoded.extend(texts) or plain(self, texts))
     run(world, train_align, tmp_path / "out", "--iterations", "6", "--batch-size", "12", "--lr", "0.001")
-    assert len(encoded) == len(set(encoded)) and set(encoded) == set(toy.BASE)
+    assert len(encoded) == len(set(encoded)) and set(encoded) == set(BASE)
 
 
 def test_alignment_loss_takes_boxes_of_one_sentence_as_positives_of_each_other(world, tmp_path):
@@ -265,7 +266,7 @@ def test_alignment_loss_takes_boxes_of_one_sentence_as_positives_of_each_other(w
 def test_the_checkpoint_describes_itself_and_loads_without_code(world, tmp_path):
     record = run(world, train_finetune, tmp_path / "out", "--iterations", "1", "--batch-size", "4", "--beta", "0.5")
     assert record["arch"] == "toy" and record["stage"] == "finetune" and record["step"] == 1 and record["beta"] == 0.5
-    assert record["base"] == record["classes"] == sorted(toy.BASE) and record["novel"] == toy.NOVEL
+    assert record["base"] == record["classes"] == sorted(BASE) and record["novel"] == NOVEL
     assert record["prompt"] == "a person {}" and record["args"]["dataset"] == "csv" and record["short_side"] == 48
     model, _ = ovstad.load_model(str(tmp_path / "out" / "last.pt"))
     assert model.arch == "toy"
@@ -318,8 +319,8 @@ def test_pairs_that_name_a_novel_class_are_left_out_or_refused(world, tmp_path, 
 
 
 def test_a_novel_class_that_no_file_of_the_set_has_is_a_typo(world, tmp_path):
-    (tmp_path / "novel.txt").write_text(toy.NOVEL[0] + "\n" + toy.NOVEL[1] + "x\n")
-    with pytest.raises(ValueError, match=rf"novel.txt:2: '{toy.NOVEL[1]}x' is not a class of csv"):
+    (tmp_path / "novel.txt").write_text(NOVEL[0] + "\n" + NOVEL[1] + "x\n")
+    with pytest.raises(ValueError, match=rf"novel.txt:2: '{NOVEL[1]}x' is not a class of csv"):
         run(world, train_finetune, tmp_path / "out", "--iterations", "1", "--novel", tmp_path / "novel.txt")
 
 
