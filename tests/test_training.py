@@ -206,7 +206,7 @@ def test_the_papers_sgd_from_tau_a_hundredth_brings_tau_up_and_the_loss_below_a_
     run(world, train_finetune, tmp_path / "out", "--iterations", "100", "--batch-size", "4", "--lr", "5e-4",
         "--warmup", "10")
     log = lines(tmp_path / "out")
-    guess = len(toy.BASE) * 0.25 * math.log(2)               # every score one half
+    guess = len(BASE) * 0.25 * math.log(2)               # every score one half
     assert log[0]["loss"] > 3 * guess and np.mean([line["loss"] for line in log[-10:]]) < 0.8 * guess
     assert all(0.01 <= line["tau"] <= 0.5 for line in log) and log[9]["tau"] > 0.1
 
