@@ -106,6 +106,7 @@ def gurkirt_table(path, listing, split: str) -> Annotations:
     """gurkirt's annotation: frames count from 0, boxes are x y w h in unsigned 8 or 16 bits."""
     found = load_pickle(path)
     check_kind(found, dict, path)
+    check_names(list(found), path)
     test = [re.sub(r"\.avi.*", "", line.strip()) for line in read_text(listing).splitlines() if line.strip()]
     check_names(test, listing)
     absent = [f"{listing.name}: {video} is not in {path.name}" for video in test if video not in found]
@@ -126,7 +127,8 @@ def gurkirt_table(path, listing, split: str) -> Annotations:
 
 
 def check_names(videos: list, where) -> None:
-    """ValueError unless the videos are distinct strings."""
+    """ValueError unless the videos are a list of distinct strings."""
+    check_kind(videos, (list, tuple), f"{where}: a split")
     seen = set()
     for video in videos:
         check_kind(video, str, f"{where}: a video's name")
@@ -152,7 +154,7 @@ def check_label(label, count: int, where: str) -> None:
 
 def frames_of(entry: dict, key: str, where: str) -> int:
     n = int(field(entry, key, (int, np.integer), where))       # a uint8 would wrap in sums
-    if not 0 < n < 2 ** 24:
+    if not 0 < n < 10 ** 6:
         raise ValueError(f"{where}: {key} is {n}; expected a number of frames")
     return n
 

@@ -257,6 +257,7 @@ for _ in range(40):
     ("test_videos", 5, "test_videos is a int; expected list"),
     ("test_videos|0", ["Biking/b", "Biking/b"], "test_videos: Biking/b is listed twice"),
     ("test_videos|0", [7], "a video's name is a int"),
+    ("test_videos|0", 7, "a split is a int; expected list or tuple"),
     ("nframes|Biking/b", None, "nframes: has no Biking/b"),
     ("nframes|Biking/b", 2 ** 30, "Biking/b is 1073741824; expected a number of frames"),
     ("nframes|Biking/b", "4", "Biking/b is a str"),
