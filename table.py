@@ -82,9 +82,9 @@ ROW_ARRAYS = ("video", "keyframe", "box", "text", "person")
 
 def make_annotations(videos, texts, video, keyframe, box, text, person=None, **rest) -> Annotations:
     """The table in its types and order from rows in any order; `rest` are its other fields."""
-    table = Annotations(list(videos), list(texts), np.asarray(video, np.int32),
-                        np.asarray(keyframe, np.float32), np.asarray(box, np.float32).reshape(-1, 4),
-                        np.asarray(text, np.int32), person=None if person is None else np.asarray(person, np.int32), **rest)
+    table = Annotations(list(videos), list(texts), np.asarray(video, np.int32), np.asarray(keyframe, np.float32),
+                        np.asarray(box, np.float32).reshape(-1, 4), np.asarray(text, np.int32),
+                        person=None if person is None else np.asarray(person, np.int32), **rest)
     return table.select(np.lexsort((table.keyframe, table.video)))
 
 
@@ -125,7 +125,7 @@ def six_decimals(box: np.ndarray) -> np.ndarray:
 
 
 def in_official_units(truth: Annotations, video: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Boxes (n, 4) as the set's own annotation has them: pixels, to a thousandth, if sizes are known, else [0, 1]."""
+    """Boxes (n, 4) as the set's own annotation has them: pixels, to a thousandth, if sizes are known."""
     if truth.size is None:
         return six_decimals(box)
     return np.round(six_decimals(box) * np.tile(truth.size, 2)[video], 3)

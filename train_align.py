@@ -78,8 +78,11 @@ def read_alignment(args: argparse.Namespace) -> Annotations:
         return sample_fraction(table, args.fraction, args.seed) if args.fraction < 1 else table
 
     sources = [one.cache for one in sets if one.cache] + [path for path in (args.csv, args.exclude_videos, args.novel) if path]
-    table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources,
-                   [args.fraction, args.seed if args.fraction < 1 else 0, args.strict], build)
+    if not all(one.cache for one in (sets[:-1] if args.csv else sets)):        # a full disk: no name tells them apart
+        table = build()
+    else:
+        table = cached(hcstvg or vidstg or Path(args.csv).parent, "alignment", sources,
+                       [args.fraction, args.seed if args.fraction < 1 else 0, args.strict], build)
     table.files = [file for one in sets for file in one.files]
     return data.present(table)
 

@@ -27,19 +27,20 @@ def complain(path, lines, bad: np.ndarray, message) -> None:
 
 
 def check_boxes(path, lines, box: np.ndarray, order: str = "<") -> None:
-    """ValueError at the first of (n, 4) boxes outside [0, 1], or whose corners are not in order: < or <=, "" is any."""
+    """ValueError at the first of (n, 4) boxes outside [0, 1], or whose corners are not in order ("": in any)."""
     def words(row):
         return f"box {', '.join(f'{x:g}' for x in box[row])}"
 
-    x1, y1, x2, y2 = box.T
     complain(path, lines, ~((0 <= box) & (box <= 1)).all(axis=1), lambda row: f"{words(row)} is outside [0, 1]; "
              "divide pixels by the picture's width and height, and cut boxes at its border")
-    ordered = (x1 < x2) & (y1 < y2) | ((order != "<") & (x1 <= x2) & (y1 <= y2)) | (not order)
-    complain(path, lines, ~ordered, lambda row: f"{words(row)} is not x1 {order} x2, y1 {order} y2")
+    if order:
+        compare = np.less if order == "<" else np.less_equal
+        complain(path, lines, ~compare(box[:, :2], box[:, 2:]).all(axis=1),
+                 lambda row: f"{words(row)} is not x1 {order} x2, y1 {order} y2")
 
 
 def check_times(path, lines, keyframe: np.ndarray, frames: bool = False) -> None:
-    """ValueError at the first of (n,) keyframes that is no second, or no frame number as files count them, from 1."""
+    """ValueError at the first of (n,) keyframes that is no second, or no frame number, which files count from 1."""
     good = (keyframe >= frames) & (keyframe < 2 ** 24)         # as float32 keeps whole numbers
     what = "a frame number, 1 or more" if frames else "a time in seconds, 0 or more"
     complain(path, lines, ~good | (frames and keyframe != np.rint(keyframe)),
@@ -49,7 +50,8 @@ def check_times(path, lines, keyframe: np.ndarray, frames: bool = False) -> None
 def whole_numbers(path, lines, values: np.ndarray, what: str) -> np.ndarray:
     """Optional whole numbers (n,) float64, NaN where there is none, as (n,) int32, there -1."""
     good = (values == np.rint(values)) & (np.abs(values) < 2 ** 31) | np.isnan(values)
-    complain(path, lines, ~good, lambda row: f"{what} {values[row]:.17g} is not a whole number of at most nine digits")
+    complain(path, lines, ~good,
+             lambda row: f"{what} {values[row]:.17g} is not a whole number of at most nine digits")
     return np.nan_to_num(values, nan=-1).astype(np.int32)
 
 
@@ -83,14 +85,15 @@ def read_columns(path, layout: str, texts: tuple[str, ...] = ("video",)) -> tupl
             raise ValueError(f"{path}:{at}: {len(row)} columns; expected {layout}")
         column = dict(zip_longest(names, zip_longest(*rows, fillvalue=""), fillvalue=("",) * len(rows)))
         lines.append(line)
-        labels.append(np.array([list(map(index[name].__getitem__, map(str.strip, column[name]))) for name in texts],
-                               np.int32).reshape(len(texts), len(rows)))
+        label = [list(map(index[name].__getitem__, map(str.strip, column[name]))) for name in texts]
+        labels.append(np.array(label, np.int32).reshape(len(texts), len(rows)))
         try:
             numbers.append(np.array([column[name] for name in numeric], np.float64))
         except ValueError:
             numbers.append([[number_in(cell, path, at, layout) for cell, at in zip(column[name], line)]
                             for name in numeric])
-    lines, labels, numbers = np.concatenate(lines), np.concatenate(labels, axis=1), np.concatenate(numbers, axis=1)
+    lines = np.concatenate(lines)
+    labels, numbers = np.concatenate(labels, axis=1), np.concatenate(numbers, axis=1)
 
     # a row of the long form has all columns that no bracket makes optional, of texts only the first
     filled = {name: label != index[name].get("", -1) for name, label in zip(texts, labels)}
@@ -113,7 +116,8 @@ def csv_rows(path):
     """
     line, rows, header = 1, [], True
     try:
-        with (gzip.open if str(path).endswith(".gz") else open)(path, "rt", newline="", encoding="utf-8-sig") as file:
+        opened = gzip.open if str(path).endswith(".gz") else open
+        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             while True:
                 rows = []
@@ -133,7 +137,8 @@ def csv_rows(path):
                 if rows:
                     yield lines, rows
     except csv.Error as error:
-        raise ValueError(f"{path}:{line + len(rows)}: not a row of a CSV ({error}); is a quote not closed?") from None
+        raise ValueError(f"{path}:{line + len(rows)}: not a row of a CSV ({error}); "
+                         "is a quote not closed?") from None
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a text file in UTF-8 with commas ({error})") from None
 
@@ -199,7 +204,8 @@ def read_label_map(path) -> dict[int, str]:
         pairs.append((int(i[1]), names[int(name[1])]))
     if not pairs:
         cut = (line.partition(":") for line in text.splitlines())
-        pairs = [(int(i), name.strip()) for i, _, name in cut if re.fullmatch(r"\s*[0-9]{1,9}\s*", i) and name.strip()]
+        pairs = [(int(i), name.strip()) for i, _, name in cut
+                 if re.fullmatch(r"\s*[0-9]{1,9}\s*", i) and name.strip()]
     for i, name in pairs:
         if i in labels or i < 1:
             raise ValueError(f"{path}: action id {i} {'is there twice' if i in labels else 'is not 1 or more'}")
@@ -292,7 +298,7 @@ def check_kind(value, kind, where: str, form: str = "") -> None:
 def array_of(value, columns: int, where: str) -> np.ndarray:
     """An array (n, columns) of finite numbers, as float64: in uint8, x + w would wrap."""
     check_kind(value, np.ndarray, where)
-    if value.ndim != 2 or value.shape[1] != columns or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+    if value.shape[1:] != (columns,) or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
         raise ValueError(f"{where} is {value.dtype} {value.shape}; expected finite numbers (n, {columns})")
     return value.astype(np.float64)
 

@@ -71,12 +71,13 @@ def hcstvg_table(path) -> Annotations:
         rows = np.flatnonzero(good)
         parts.append((box[rows], first + rows, np.full(len(rows), v), text[rows]))
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
-    return make_annotations(entries, sentences, video, frame, box, text, faults=faults, descriptions=len(parts) - 1)
+    return make_annotations(entries, sentences, video, frame, box, text, faults=faults,
+                            descriptions=len(parts) - 1)
 
 
 def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:
     """Boxes (n, 4) x y w h in pixels, the 0-based first frame, the size (width, height), and the description."""
-    check_kind(entry, dict, where, "an object with bbox, st_frame, width and height (or img_size), caption (or English)")
+    check_kind(entry, dict, where, "an object with bbox, st_frame, width, height and caption")
     number = (int, float)
     boxes, first = field(entry, "bbox", list, where), int(field(entry, "st_frame", number, where)) - 1
     for box in boxes:
@@ -90,7 +91,8 @@ def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:
     for side in size:
         check_kind(side, number, f"{where}: img_size")
     if len(size) != 2 or min(size) < 1 or not -2 < first + len(boxes) < 2 ** 24:
-        raise ValueError(f"{where}: size {size}, st_frame {first + 1} and {len(boxes)} boxes are no tube in a picture")
+        raise ValueError(f"{where}: size {size}, st_frame {first + 1} and {len(boxes)} boxes "
+                         "are no tube in a picture")
     text = field(entry, "caption" if "caption" in entry else "English", str, where)
     return np.array(boxes, np.float64).reshape(-1, 4), first, np.array(size, np.float64), text
 

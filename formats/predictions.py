@@ -96,11 +96,13 @@ def read_predictions(path, truth: Annotations, labels: dict[int, str] | None = N
     check_boxes(path, lines[~nobody], box[~nobody], "")
     names = labels or dict(zip(official_ids(truth), truth.texts))
     ids = [int(name) if re.fullmatch("[0-9]{1,9}", name) else 0 for name in actions]
-    complain(path, lines, ~nobody & (np.array(ids) < 1)[action], lambda row: f"action id {actions[action[row]]!r} is "
-             "not a whole number, 1 or more" + ("" if actions[action[row]] else " (is this a file of proposals?)"))
+    complain(path, lines, ~nobody & (np.array(ids) < 1)[action],
+             lambda row: f"action id {actions[action[row]]!r} is not a whole number, 1 or more"
+             + ("" if actions[action[row]] else " (is this a file of proposals?)"))
     if frames:
-        complain(path, lines, ~nobody & ~np.isin(ids, list(names))[action], lambda row: f"action id "
-                 f"{ids[action[row]]} is not one of the {len(names)} classes; expected {min(names)} to {max(names)}")
+        complain(path, lines, ~nobody & ~np.isin(ids, list(names))[action],
+                 lambda row: f"action id {ids[action[row]]} is not one of the {len(names)} classes; "
+                 f"expected {min(names)} to {max(names)}")
 
     label = find([names.get(i) for i in ids], truth.texts)[action]
     keep = ~nobody & (label >= 0)

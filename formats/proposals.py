@@ -3,7 +3,7 @@
     our CSV, and LFB's              1j20qq1JyX4,0902,0.036,0.098,0.550,0.979,,0.995518      frames count from 1
     mmaction2's dense pickle        {"1j20qq1JyX4,0902": array (n, 5) of x1, y1, x2, y2, score}
     OpenMixer's pickle              {video: {"boxes": {frame: (n, 4)}, "scores": {frame: (n,)}}}, frames from 1
-    ACT's detections                array (n, 8) of video number, frame from 1, label, score, x1, y1, x2, y2 in pixels
+    ACT's detections                array (n, 8) of video number, frame from 1, label, score, x1, y1, x2, y2 (pixels)
 """
 
 import csv
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import array_of, check_kind, check_times, complain, field, find, load_pickle, read_columns, replacing
+from formats.files import (array_of, check_kind, check_times, complain, field, find, load_pickle, read_columns,
+                           replacing)
 from table import Annotations, Detections, box_iou, clip_boxes, distinct, keyframe_key
 
 
@@ -47,19 +48,24 @@ def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> De
 
 
 def proposal_rows(path, annotations: Annotations | None = None):
-    """All rows of a file of proposals: its videos, and of each row the index of its video (n,), its keyframe as
-    the file counts it (n,), box (n, 4) cut to [0, 1] and score (n,). ACT's need the `annotations` they number."""
+    """Videos of a file of proposals, and of its rows the video (an index), keyframe, box and score, each (n,) or (n, 4).
+
+    Keyframes are as the file counts them, boxes are cut to [0, 1]. ACT's detections number the videos
+    of the `annotations`.
+    """
     if Path(path).suffix in (".pkl", ".pickle"):
         videos, video, keyframe, box, score, lines = pickled_proposals(path, annotations)
     else:
         lines, texts, numbers = read_columns(path, "video,keyframe,x1,y1,x2,y2,,score")
-        (videos, video), keyframe, box, score = texts["video"], numbers["keyframe"], numbers["box"], numbers["score"]
+        (videos, video), keyframe = texts["video"], numbers["keyframe"]
+        box, score = numbers["box"], numbers["score"]
     check_times(path, lines, keyframe)
     complain(path, lines, (score < 0) | (score > 1), lambda row: f"score {score[row]:g} is not in [0, 1]; in a "
              "ground-truth file the last column is a person, in proposals it is the detector's score")
     # detectors overshoot the border by a little; more than that means another unit
-    complain(path, lines, ((box < -0.5) | (box > 1.5)).any(axis=1), lambda row: f"box {box[row].tolist()} looks like "
-             "pixels; expected xyxy in [0, 1]: divide x by the picture's width, y by its height")
+    complain(path, lines, ((box < -0.5) | (box > 1.5)).any(axis=1),
+             lambda row: f"box {box[row].tolist()} looks like pixels; expected xyxy in [0, 1]: "
+             "divide x by the picture's width, y by its height")
     wrong = (box[:, 0] > box[:, 2]) | (box[:, 1] > box[:, 3])
     if 10 * wrong.sum() > len(box):
         complain(path, lines, wrong, lambda row: f"box {box[row].tolist()} is not x1 < x2, y1 < y2; "

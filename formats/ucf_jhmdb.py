@@ -7,8 +7,8 @@
         nframes         {video: 151}
         resolution      {video: (240, 320)}, height first
         gttubes         {video: {label: [array (n, 5) of frame from 1, x1, y1, x2, y2 in pixels]}}
-    pyannot.pkl         {video: {"numf": 151, "annotations": [{"label": 9, "sf": 0, "ef": 151, "boxes": array (n, 4)
-                        of x, y, w, h in uint8 or uint16}]}}, frames from 0
+    pyannot.pkl         {video: {"numf": 151, "annotations": [{"label": 9, "sf": 0, "ef": 151,
+                        "boxes": array (n, 4) of x, y, w, h in uint8 or uint16}]}}, frames from 0
     testlist01.txt      a test video a line; the others are for training
 """
 
@@ -169,7 +169,7 @@ def pair_of(entry: dict, key: str, where: str) -> tuple[int, int]:
 
 
 def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, faults: list[str]) -> Annotations:
-    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...]; a tube's number is its person."""
+    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...]; the i-th tube is person i."""
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
     for v, video in enumerate(videos):
         empty = np.ones(n_frames[v], bool)
