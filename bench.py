@@ -18,6 +18,7 @@ import os
 import platform
 import tempfile
 import time
+import tracemalloc
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,20 +126,6 @@ def memory_mb(key: str, file: str = "status") -> float:
             if line.startswith(f"{key}:"):
                 return int(line.split()[1]) / 1024
     return float("nan")
-
-
-def peak_mb(device: torch.device, function) -> float:
-    """Peak of the memory that a call takes: on a GPU what torch allocates, else the process's pages."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        function()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2 ** 20
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")        # VmHWM, the peak of VmRSS, starts anew
-    before = memory_mb("VmRSS")
-    function()
-    return memory_mb("VmHWM") - before
 
 
 # ---------------------------------------------------------------- what the model costs on paper
@@ -286,14 +273,33 @@ def training(bench: Bench) -> None:
                       bench.batch / np.median(t[stage, checkpointing]), "clips/s",
                       useful / linear * ratio(t["products"], t[stage, checkpointing]), "matrix products",
                       ">= 0.50" if bench.gpu and name == "bf16" and not checkpointing else "")
-    small, first = batch_for(1, (4 * arch.patch, 4 * arch.patch), arch.frames), None
-    for checkpointing in (False, True):
-        step = training_step(bench, bench.model(), 1, bench.gpu, checkpointing)
-        step([small])                                        # makes the optimiser's state
-        mb = peak_mb(bench.device, lambda: step([batch]))
+    first = None
+    for checkpointing in (False, True):                      # each in a process whose memory nothing else has used
+        with torch.multiprocessing.get_context("spawn").Pool(1) as pool:
+            mb = pool.apply(step_memory, (bench.args, checkpointing))
         first = first or mb
-        bench.add("stage 1, all layers: memory beside weights" + ", checkp." * checkpointing, mb, "MB",
-                  mb / first if first else None, "without checkpointing")
+        bench.add("stage 1, all layers" + ", checkpointing" * checkpointing + ": beside weights", mb, "MB",
+                  mb / first, "without checkpointing")
+
+
+def step_memory(args: argparse.Namespace, checkpointing: bool) -> float:
+    """Peak of what a step of stage 1 takes beside weights and the optimiser's state, in MB.
+
+    On a GPU what torch allocates, with --amp; elsewhere the pages of this process.
+    """
+    torch.set_num_threads(args.threads)
+    bench, arch = Bench(args), ovstad.ARCHS[args.arch]
+    step = training_step(bench, bench.model(), 1, bench.gpu, checkpointing)
+    step([batch_for(1, (4 * arch.patch, 4 * arch.patch), arch.frames)])        # makes the optimiser's state
+    batch = batch_for(bench.batch, frame_size(args.arch), arch.frames)
+    if bench.gpu:
+        torch.cuda.reset_peak_memory_stats(bench.device)
+        before = torch.cuda.memory_allocated(bench.device)
+        step([batch])
+        return (torch.cuda.max_memory_allocated(bench.device) - before) / 2 ** 20
+    before = memory_mb("VmRSS")
+    step([batch])
+    return memory_mb("VmHWM") - before                       # the peak of VmRSS
 
 
 # ---------------------------------------------------------------- 3. decoding
@@ -429,7 +435,10 @@ def evaluation(bench: Bench) -> None:
     """Frame mAP from memory, and from a CSV of a tenth of the rows."""
     keyframes, rows = (5_700, 600_000) if bench.args.quick else (57_000, 6_000_000)
     truth, found = ava_like(keyframes, rows)
-    mb = peak_mb(torch.device("cpu"), lambda: frame_map(truth, found))
+    tracemalloc.start()
+    frame_map(truth, found)
+    mb = tracemalloc.get_traced_memory()[1] / 2 ** 20        # its peak
+    tracemalloc.stop()
     t = bench.in_turn({"ours": lambda: frame_map(truth, found),
                        "sort": lambda: np.argsort(found.score, kind="stable")}, 2)
     in_memory = np.median(t["ours"]) * 6e6 / rows

@@ -284,7 +284,7 @@ class FolderReader:
         return self.frames(around(frame_idx, frames, stride))
 
     def clip_at(self, second: float, frames: int = 8, stride: int = 1, rate: float | None = None) -> np.ndarray:
-        return self.clip(round(second * self.rate), frames, stride)            # a stride of AVA is one of ours
+        return self.clip(round(second * self.rate), frames, stride)            # AVA's rate is the folder's own
 
     def _read(self, index: int) -> np.ndarray:
         self.decoded, self.converted = self.decoded + 1, self.converted + 1
