@@ -47,13 +47,11 @@ def open_container(path: str, **options):
         container = av.open(path, metadata_errors="replace", **options)
     except (av.error.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: not a video that can be opened ({error.strerror})") from None
-    if not container.streams.video:
+    stream = next(iter(container.streams.video), None)
+    if stream is None or stream.codec_context is None:
         container.close()
-        raise ValueError(f"{path}: has no video stream")
-    if container.streams.video[0].codec_context is None:
-        container.close()
-        raise ValueError(f"{path}: this FFmpeg has no decoder for its video")
-    return container, container.streams.video[0]
+        raise ValueError(f"{path}: " + ("this FFmpeg has no decoder for its video" if stream else "has no video stream"))
+    return container, stream
 
 
 def packets(container, stream):
