@@ -124,7 +124,7 @@ def pickled_proposals(path, annotations: Annotations | None):
 
 def write_proposals(path, annotations: Annotations, proposals: Detections) -> None:
     """The proposals CSV that `read_proposals` and AVA's tools read; the file appears complete or not at all."""
-    first = (annotations.unit == "frame").astype(int)          # files count frames from 1
+    first = (annotations.unit == "frame").astype(np.float32)   # files count frames from 1
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         for v, k, box, score in zip(proposals.video, proposals.keyframe, proposals.box, proposals.score):

@@ -247,7 +247,7 @@ def test_a_detection_is_a_proposals_file_of_the_dataset(world, trained, tmp_path
     assert (np.diff(proposals.score)[np.diff(keyframe) == 0] <= 0).all() and proposals.score.min() >= 0.05
     printed = capsys.readouterr().out
     assert "on 24 keyframes of 8 videos" in printed and "box AP  0.5: " in printed
-    assert os.listdir(tmp_path) == ["p.csv"]
+    assert os.listdir(tmp_path) == ["p.csv"] and out.read_text().startswith("test0.mp4,0.01,")
 
 
 def test_keyframes_that_are_frames_are_counted_from_one_in_the_file(world, tmp_path, monkeypatch):
