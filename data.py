@@ -24,7 +24,7 @@ from formats.sentences import split_sentences  # noqa: F401
 from formats.ucf_jhmdb import (GURKIRT, JHMDB_21, MOC, UCF101_24, read_jhmdb_21,  # noqa: F401
                                read_ucf101_24)
 from formats.vidstg import VIDSTG_SOURCE, read_vidstg
-from ovstad import IMAGENET_MEAN, IMAGENET_STD
+from ovstad import standardise
 from table import Annotations
 from video import open_video, read_clip, scaled_size  # noqa: F401
 
@@ -74,7 +74,7 @@ def normalise(video: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.
         x = (mean_grey + (x - mean_grey) * contrast).clamp(0, 1)
         grey = (x * grey_weight).sum(2, keepdim=True)
         x = (grey + (x - grey) * saturation).clamp(0, 1)
-    return (x - beside(IMAGENET_MEAN).view(3, 1, 1)) / beside(IMAGENET_STD).view(3, 1, 1)
+    return standardise(x)
 
 
 def swap_left_right(text: str) -> str:

@@ -121,6 +121,13 @@ def clip_of_box(boxes: list[Tensor]) -> Tensor:
     return torch.cat([torch.full((b.shape[0],), i) for i, b in enumerate(boxes)])        # export.py keeps N_b free
 
 
+def standardise(video: Tensor) -> Tensor:
+    """Frames in [0, 1] (..., 3, H, W) with ImageNet's mean and deviation taken out."""
+    mean, deviation = (torch.tensor(values).to(video.device, non_blocking=True).view(3, 1, 1)
+                       for values in (IMAGENET_MEAN, IMAGENET_STD))  # without making the host wait for the GPU
+    return (video - mean) / deviation
+
+
 # ---------------------------------------------------------------- words to tokens
 
 @functools.lru_cache
@@ -322,6 +329,7 @@ class ViCLIP(nn.Module):
         if arch not in ARCHS:
             raise ValueError(f"there is no architecture {arch!r}; choose one of {', '.join(ARCHS)}")
         self.arch, self.patch, self.frames = arch, ARCHS[arch].patch, ARCHS[arch].frames
+        self.short_side = round(ARCHS[arch].grid * self.patch * 8 / 7)           # pixels: 256 for a crop of 224
         self.temp = nn.Parameter(torch.tensor(0.01))         # tau
         self.vision_encoder = VideoEncoder(ARCHS[arch])
         self.text_encoder = TextEncoder(ARCHS[arch])
@@ -334,6 +342,11 @@ class ViCLIP(nn.Module):
     def clamp_temperature(self) -> None:
         """Keep the learnable tau within TAU_RANGE; call it after each optimiser step."""
         self.temp.clamp_(*TAU_RANGE)
+
+    @staticmethod
+    def normalise(video: Tensor) -> Tensor:
+        """uint8 clips (B, T, 3, H, W) -> float, as encode_video takes them."""
+        return standardise(video.float() / 255)
 
     def encode_video(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Global features and the map of a batch of clips; deterministic, every token used.
@@ -357,6 +370,10 @@ class ViCLIP(nn.Module):
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Embeddings (C, D) of a list of texts."""
         return self.text_encoder(trim(tokenize(prompts, ARCHS[self.arch].context)).to(self.temp.device))
+
+    def encode_classes(self, names: list[str]) -> Tensor:
+        """Embeddings (C, D) of class names in the paper's prompt."""
+        return self.encode_text([PROMPT.replace("{}", name) for name in names])
 
     def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
         """Cosine similarity over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""

@@ -19,6 +19,7 @@ the global one of Table 3. Region features, other frame sizes and the reading of
 
 from torch import nn
 
+import ovstad
 from baselines import open_vclip, videoclip
 
 NAMES = ("open-vclip", "videoclip")
@@ -38,3 +39,11 @@ def build_baseline(name: str, weights: str | None = None) -> nn.Module:
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
+
+
+def load_model(ckpt: str) -> tuple[nn.Module, dict]:
+    """The model that --ckpt names, and what is recorded of it: "open-vclip:FOLDER", or weights of ViCLIP."""
+    name, _, folder = ckpt.partition(":")
+    if name in NAMES:
+        return build_baseline(name, folder), {"beta": 0.0, "stride": 8}          # the tables' rows: f_global, "8 x 8"
+    return ovstad.load_model(ckpt)

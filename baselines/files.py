@@ -23,7 +23,7 @@ def find_files(folder: str, sources: dict[str, str]) -> list[Path]:
     paths = [Path(folder) / name for name in sources]
     missing = [f"{path.name} ({sources[path.name]})" for path in paths if not path.is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder}: put here {'; '.join(missing)}")
+        raise FileNotFoundError(f"{Path(folder)}: put here {'; '.join(missing)}")
     return paths
 
 
