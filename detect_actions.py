@@ -62,7 +62,7 @@ import detect_humans
 import draw
 import engine
 import ovstad
-from data import normalise
+from baselines import load_model
 from formats.cvat import export_tracks
 from formats.files import replacing, write_label_map
 from formats.proposals import proposal_rows, read_proposals
@@ -208,32 +208,36 @@ class Words:
     """A video-language model asked for some words; `names` are they, `note` what to know about the checkpoint."""
 
     def __init__(self, actions: dict[str, list[str]], ckpt, settings: Settings, device: torch.device):
-        model, record = (ckpt.eval(), {}) if isinstance(ckpt, ovstad.ViCLIP) else ovstad.load_model(ckpt)
+        model, record = (ckpt.eval(), {}) if isinstance(ckpt, torch.nn.Module) else load_model(ckpt)
         self.model, self.names, self.settings, self.device = model.to(device), list(actions), settings, device
-        arch = ovstad.ARCHS[model.arch]
         self.beta = record.get("beta", ovstad.BETA) if settings.beta is None else settings.beta
-        self.frames = settings.frames or record.get("frames") or arch.frames
+        self.frames = settings.frames or record.get("frames") or model.frames
         self.stride = settings.stride or record.get("stride") or 1
-        self.short_side = settings.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)
+        self.short_side = settings.short_side or record.get("short_side") or model.short_side
         self.novel = [name for name in self.names if name not in record["base"]] if "base" in record else []
         stage = record.get("stage")
         self.note = None if stage == "finetune" else (
-            f"{'a model of stage ' + stage if stage else 'the original ViCLIP'}, not finetuned on actions "
+            f"{'a model of stage ' + stage if stage else 'the original ' + type(model).__name__}, not finetuned on actions "
             "of people: its scores rank, but separate less; train_finetune.py makes a better one")
 
         prompt = record.get("prompt", ovstad.PROMPT)
         prompts = [[prompt.replace("{}", phrase) for phrase in phrasings] for phrasings in actions.values()]
         prompts += [[text] for text in settings.background if not any(text in own for own in prompts)]
         with torch.inference_mode():
-            means = [F.normalize(model.encode_text(some).float(), dim=-1).mean(dim=0) for some in prompts]
-        self.f_text = torch.stack(means)                                                   # (C + K, D)
+            embeddings = [model.encode_text(some).float() for some in prompts]
+            # of several phrasings the mean direction; and the mean length, which counts in a dot product
+            self.f_text = torch.stack([F.normalize(e, dim=-1).mean(dim=0) * e.norm(dim=-1).mean()
+                                       for e in embeddings])                               # (C + K, D)
 
     @torch.inference_mode()
     def score(self, clips: np.ndarray, boxes: list[torch.Tensor]) -> list[np.ndarray]:
         """clips (B, T, H, W, 3) uint8 and B boxes tensors (N_b, 4) -> B arrays (N_b, C) float64 in [0, 1]."""
-        video = normalise(torch.from_numpy(clips).to(self.device).permute(0, 1, 4, 2, 3))
+        video = self.model.normalise(torch.from_numpy(clips).to(self.device).permute(0, 1, 4, 2, 3))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
-            logits = self.model(video, boxes, self.f_text, self.beta)                      # (N, C + K)
+            f_global, f_map = self.model.encode_video(video)
+        f_region = self.model.region_features(f_map, boxes).float()                        # (N, D)
+        f_global = f_global.float()[ovstad.clip_of_box(boxes).to(self.device)]
+        logits = self.model.logits(ovstad.fuse(f_region, f_global, self.beta), self.f_text)     # (N, C + K)
         scores = scores_of(logits.double(), len(self.names), self.settings.calibration).cpu()
         return [part.numpy() for part in scores.split([len(b) for b in boxes])]
 
@@ -580,7 +584,7 @@ def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None, detector=
     """Who does what, when and where: a Detection for every person on every keyframe, in order of time.
 
     video: a file, a folder of numbered frames, an address. actions: words, or "wave: waving | hand wave".
-    ckpt: a checkpoint, official weights, a Hub id, or a ViCLIP model. detector: a name, or one that was built.
+    ckpt: a checkpoint, official weights, a Hub id, or a model. detector: a name, or one that was built.
     proposals: a CSV of boxes in its place. A Detection has video (str), time (seconds after the first frame),
     track (int from 1), box (x1, y1, x2, y2 in [0, 1]) and scores {action: in [0, 1]}. Records come two keyframes
     behind the reading; nobody in the picture gives none. ValueError or FileNotFoundError in one line: the video,
@@ -875,7 +879,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--actions-file", metavar="FILE", help="the same, one a line; # begins a comment line")
     groups["model"].add_argument("--ckpt", default="ViT-B/16",
                                  help="a checkpoint of train_finetune.py (best) or train_align.py, or "
-                                      "ViCLIP's official weights: a file, a Hub id, an architecture's name")
+                                      "ViCLIP's official weights: a file, a Hub id, an architecture's name; or "
+                                      "open-vclip:FOLDER, videoclip:FOLDER")
     add = groups["people"].add_argument
     add("--detector", default=detect_humans.DEFAULT, choices=list(detect_humans.RECIPES), metavar="NAME",
         help=f"of people: {', '.join(detect_humans.RECIPES)}")

@@ -10,7 +10,18 @@ JHMDB-21. The results are the rows of the paper's Tables 2 to 6.
     python evaluate.py --predictions P.csv --ground-truth ava_val_v2.2.csv --label-map M.pbtxt
     python evaluate.py --predictions P.csv --ground-truth UCF101v2-GT.pkl --protocol ava act
 
+    python evaluate.py --ckpt open-vclip:FOLDER --benchmark ov-ava               # another model: baselines/
+
 A checkpoint's predictions are written in AVA's layout, with logits as scores: only their order counts.
+Any video-language model is evaluated here that has these members; baselines/ holds two, and names them:
+
+    patch, frames, short_side                  multiple of a frame's sides, T, pixels of its shorter side
+    normalise(video)  -> float                 uint8 (B, T, 3, H, W), as encode_video takes it
+    encode_video(video)  -> f_global (B, D), f_map (B, ...)
+    region_features(f_map, boxes)  -> (N, D)   boxes: B tensors (N_b, 4), xyxy in [0, 1], N_b may be 0
+    encode_text(texts)  -> (C, D)              the texts as they are
+    encode_classes(names)  -> (C, D)           class names in the model's own prompts: --prompts official
+    logits(features, f_text)  -> (N, C)        float32; any real numbers that rank
 """
 
 import argparse
@@ -18,7 +29,7 @@ import json
 import os
 import platform
 import sys
-import time
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +40,7 @@ import torch.nn.functional as F
 import data
 import engine
 import ovstad
+from baselines import load_model
 from diagnosis import check_names, diagnose
 from draw import ap_bars
 from formats.files import read_label_map, replacing
@@ -248,7 +260,7 @@ def annotated_people(truth: Annotations) -> Detections:
 
 # ---------------------------------------------------------------- a checkpoint's scores
 
-def score_boxes(model: ovstad.ViCLIP, clips: data.ClipDataset, f_text: torch.Tensor, betas: list[float],
+def score_boxes(model: torch.nn.Module, clips: data.ClipDataset, f_text: torch.Tensor, betas: list[float],
                 folder: Path, key: dict, args: argparse.Namespace, process: engine.Process) -> dict:
     """Logits of all boxes of a table for all betas; every keyframe with boxes goes through the encoder once.
 
@@ -262,7 +274,7 @@ def score_boxes(model: ovstad.ViCLIP, clips: data.ClipDataset, f_text: torch.Ten
         for batch in batches:
             part = {"bad": batch["bad"]}
             if batch["video"] is not None:
-                video = data.normalise(batch["video"].to(process.device, non_blocking=True))
+                video = model.normalise(batch["video"].to(process.device, non_blocking=True))
                 with torch.autocast(process.device.type, torch.bfloat16, enabled=args.amp):
                     f_global, f_map = model.encode_video(video)
                 f_region = model.region_features(f_map, batch["boxes"]).float()           # (N, D)
@@ -292,13 +304,20 @@ def score_boxes(model: ovstad.ViCLIP, clips: data.ClipDataset, f_text: torch.Ten
     return {name: value[order] for name, value in result.items()} | {"bad": bad}
 
 
+def sum_of(model: torch.nn.Module) -> int:
+    """A number that tells the weights of a model on the CPU from others, whatever files they came from."""
+    total = 0
+    for tensor in model.state_dict().values():
+        total = zlib.crc32(tensor.reshape(-1).numpy(), total)
+    return total
+
+
 def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Process) -> list[dict]:
     """One result for each beta and protocol, each printed; writes the predictions into --out."""
-    model, record = ovstad.load_model(path)
-    arch = ovstad.ARCHS[model.arch]
-    settings = {"frames": args.frames or record.get("frames") or arch.frames,
+    model, record = load_model(path)
+    settings = {"frames": args.frames or record.get("frames") or model.frames,
                 "stride": args.stride or record.get("stride") or ZERO_SHOT_STRIDE,
-                "short_side": args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)}
+                "short_side": args.short_side or record.get("short_side") or model.short_side}
     betas = list(dict.fromkeys(args.beta or [record.get("beta", ovstad.BETA)]))
     benchmark, sets = read_benchmark(args, record, path)
     protocols = args.protocol or [PROTOCOL[benchmark]]
@@ -316,15 +335,14 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
     out = out / str(args.ckpt.index(path)) if len(args.ckpt) > 1 else out              # all are called last.pt
 
-    model = model.to(process.device)
     prompt = record.get("prompt", ovstad.PROMPT)
     classes = list(dict.fromkeys(name for one in sets for name in one.truth.texts))
-    with torch.inference_mode():
-        f_text = model.encode_text([prompt.replace("{}", name) for name in classes])             # (C, D), once
-    key = settings | {"ckpt": os.path.abspath(path), "beta": betas, "classes": classes, "amp": args.amp,
-                      "normalise": args.normalise}
-    if os.path.isfile(path):
-        key["ckpt"] += f" of {time.ctime(os.path.getmtime(path))}"
+    key = settings | {"ckpt": f"weights of sum {sum_of(model)}", "beta": betas, "classes": classes, "amp": args.amp,
+                      "normalise": args.normalise, "prompts": args.prompts}
+    model = model.to(process.device)
+    with torch.inference_mode():                             # the words once: (C, D)
+        f_text = (model.encode_classes(classes) if args.prompts == "official" else
+                  model.encode_text([prompt.replace("{}", name) for name in classes]))
     scored = []
     for number, one in enumerate(sets):
         boxes = make_annotations(one.truth.videos, ["person"], one.proposals.video, one.proposals.keyframe,
@@ -346,7 +364,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
             rows = []
             for i, (one, detections) in enumerate(zip(sets, found)):
                 file = out / (f"{name}-{i}.csv" if len(sets) > 1 else f"{name}.csv")
-                about = {"beta": beta, "ckpt": path, "unreadable": len(scored[i]["bad"])}
+                about = {"beta": beta, "ckpt": path, "prompts": args.prompts, "unreadable": len(scored[i]["bad"])}
                 rows.append(score_splits(one, detections, protocol, about, file, args))
                 write_predictions(file, one.truth, detections)
             results.append(combine(rows) if len(rows) > 1 else rows[0][0])
@@ -465,7 +483,7 @@ def score_joint(sets: list[TestSet], scored: list[dict], classes: list[str], bet
 
 # flags that make the result of one of the two ways to score, and that the other would ignore without a word
 ONLY_CKPT = ("benchmark", "data", "jhmdb", "csv", "version", "proposals", "score", "beta", "joint",
-             "normalise", "frames", "stride", "short_side", "out", "resume")
+             "normalise", "prompts", "frames", "stride", "short_side", "out", "resume")
 ONLY_FILES = ("predictions", "ground_truth", "label_map", "exclude")
 
 
@@ -473,8 +491,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     group = parser.add_argument_group("a checkpoint")
     group.add_argument("--ckpt", nargs="+",
-                       help="checkpoints of train_finetune.py or train_align.py, or ViCLIP's weights "
-                            "by Hub id; several give mean and spread")
+                       help="checkpoints of train_finetune.py or train_align.py, ViCLIP's weights by Hub id, or "
+                            "open-vclip:FOLDER or videoclip:FOLDER of their weights; several give mean and spread")
     group.add_argument("--benchmark", choices=BENCHMARKS,
                        help="default: that of the set the checkpoint was trained on")
     group.add_argument("--data", help="folder of UCF101-24, AVA or your own test.csv; default: where the "
@@ -490,7 +508,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="lowest proposal score; default: 0.3 for ucf-jhmdb, 0.8 for ov-ava "
                             "(Section 4.1)")
     group.add_argument("--beta", type=float, nargs="+",
-                       help="fusion ratios, for one pass of the encoder; default: the checkpoint's")
+                       help="fusion ratios, for one pass of the encoder; default: the checkpoint's, 0 for a baseline")
+    group.add_argument("--prompts", choices=["paper", "official"], default="paper",
+                       help="the checkpoint's prompt, 'a person {}'; or the class names as the model's own "
+                            "zero-shot tests put them: 28 prompts of Open-VCLIP, bare names for VideoCLIP")
     group.add_argument("--joint", action="store_true",
                        help="also all classes of ucf-jhmdb asked of both test sets at once")
     group.add_argument("--normalise", action="store_true",

@@ -1,16 +1,26 @@
 """Open-VCLIP and VideoCLIP against hand-worked values and slow, plain statements of the same thing."""
 
 import argparse
+import csv
+import json
 import math
 import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import baselines
+import data
+import detect_actions
+import engine
+import evaluate
 import ovstad
 from baselines import open_vclip, videoclip
 from baselines.files import read_pickle
@@ -574,3 +584,106 @@ def test_bfloat16_moves_the_features_little(model):
         rounded, f_map = model.encode_video(video)
     assert model.region_features(f_map, [torch.tensor([[0.0, 0.0, 0.5, 0.5]])] * 2).dtype == torch.float32
     assert (rounded.float() - plain).norm() < 0.05 * plain.norm()
+
+
+# ---------------------------------------------------------------- in the scripts
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, open_model, video_model):
+    """A folder with the files of both models, both of them small."""
+    monkeypatch.setattr(open_vclip, "ARCH", ARCH)
+    monkeypatch.setattr(videoclip, "SIZE", SIZE)
+    write_open_vclip(tmp_path, open_model.state_dict(), open_model.state_dict())
+    write_videoclip(tmp_path, video_model.state_dict())
+    return tmp_path
+
+
+def flags(world, out, *more):
+    return ["--benchmark", "csv", "--data", str(world), "--short-side", "32", "--frames", "4", "--out", str(out),
+            "--workers", "0", "--device", "cpu", *map(str, more)]
+
+
+def score(ckpt, world, out, *more):
+    args = evaluate.parse_args(["--ckpt", ckpt, *flags(world, out, *more)])
+    return evaluate.score_checkpoint(ckpt, args, engine.start_process("cpu"))
+
+
+@pytest.mark.parametrize("name", baselines.NAMES)
+def test_evaluation_asks_a_baseline_for_global_features_at_stride_8_with_either_prompts(folder, world, name):
+    ckpt, truth = f"{name}:{folder}", data.read_csv(world / "test.csv")
+    model, _ = baselines.load_model(ckpt)
+    texts = {"paper": model.encode_text([f"a person {action}" for action in truth.texts]),
+             "official": model.encode_classes(truth.texts)}
+    for prompts, f_text in texts.items():
+        result, = score(ckpt, world, folder / prompts, "--prompts", prompts)
+        assert result["beta"] == 0 and result["ckpt"] == ckpt and result["prompts"] == prompts
+        with open(folder / prompts / "predictions.csv", newline="") as file:
+            rows = list(csv.reader(file))
+        assert len(rows) == len(truth) * len(truth.texts)
+        for row in rows[::37]:
+            clip = data.open_video(str(world / row[0]), short_side=32, multiple=model.patch).clip_at(float(row[1]), 4, 8)
+            f_global, _ = model.encode_video(model.normalise(torch.from_numpy(clip).permute(0, 3, 1, 2)[None]))
+            expected = model.logits(f_global, f_text)[0, int(row[6]) - 1]
+            assert float(row[7]) == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", baselines.NAMES)
+def test_an_interrupted_evaluation_of_a_baseline_resumes_but_not_with_other_weights(folder, world, monkeypatch, name):
+    ckpt, seen = f"{name}:{folder}", []
+    kind = {"open-vclip": open_vclip.OpenVCLIP, "videoclip": videoclip.VideoCLIP}[name]
+    plain, limit = kind.encode_video, [5]
+
+    def encode(self, video):
+        if len(seen) == limit[0]:
+            raise KeyboardInterrupt
+        seen.append(len(video))
+        return plain(self, video)
+
+    whole, = score(ckpt, world, folder / "whole")
+    monkeypatch.setattr(kind, "encode_video", encode)
+    with pytest.raises(KeyboardInterrupt):
+        score(ckpt, world, folder / "part", "--batch-size", 4)
+    limit[0] = 99
+    seen.clear()
+    resumed, = score(ckpt, world, folder / "part", "--batch-size", 4, "--resume")
+    assert 0 < sum(seen) < 24                                # the test set has 24 keyframes
+    assert resumed["mean_ap"] == pytest.approx(whole["mean_ap"])
+    model, _ = baselines.load_model(ckpt)
+    state = {name: tensor * 1.1 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    write_open_vclip(folder, state, state) if name == "open-vclip" else write_videoclip(folder, state)
+    with pytest.raises(ValueError, match="was started with --ckpt weights of sum"):
+        score(ckpt, world, folder / "part", "--batch-size", 4, "--resume")
+
+
+def test_two_processes_score_both_baselines_as_one_does(folder, world):
+    alone = [score(f"{name}:{folder}", world, folder / name)[0] for name in baselines.NAMES]
+    (folder / "worker.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(evaluate.__file__).parent)!r})\n"
+        "import evaluate, ovstad\nfrom baselines import open_vclip, videoclip\n"
+        f"open_vclip.ARCH, videoclip.SIZE = ovstad.{ARCH}, videoclip.{SIZE}\nevaluate.main()\n")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           str(folder / "worker.py"), "--ckpt", *(f"{name}:{folder}" for name in baselines.NAMES),
+                           *flags(world, folder / "both", "--json", folder / "both.json")],
+                          capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    *both, _ = json.loads((folder / "both.json").read_text())
+    for number, (one, two) in enumerate(zip(alone, both)):
+        assert two["mean_ap"] == pytest.approx(one["mean_ap"]) and two["ckpt"] == one["ckpt"]
+        rows = [np.loadtxt(path / "predictions.csv", delimiter=",", usecols=(1, 2, 3, 4, 5, 6, 7))
+                for path in (folder / baselines.NAMES[number], folder / "both" / str(number))]
+        np.testing.assert_allclose(*rows, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", baselines.NAMES)
+def test_detect_actions_scores_people_with_a_baseline(folder, name):
+    settings = detect_actions.Settings(calibration="none")
+    words = detect_actions.Words({"run": ["running", "run"], "hair": ["brush hair"]}, f"{name}:{folder}", settings,
+                                 torch.device("cpu"))
+    model, side = words.model, words.model.patch
+    assert words.beta == 0 and words.frames == model.frames and "not finetuned" in words.note
+    clips = (255 * random_clip(2, 4, side, 2 * side, 3)).to(torch.uint8)
+    first, second = words.score(clips.numpy(), [torch.tensor([[0.1, 0.1, 0.5, 0.9]] * 2), torch.zeros(0, 4)])
+    assert first.shape == (2, 2) and second.shape == (0, 2)
+    f_global, _ = model.encode_video(clips[:1].permute(0, 1, 4, 2, 3) / 255)
+    expected = model.logits(f_global, model.encode_text(["a person brush hair"])).double().sigmoid()
+    np.testing.assert_allclose(first[:, 1], [expected.item()] * 2, rtol=1e-4)
