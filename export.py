@@ -105,10 +105,9 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--actions {' '.join(args.actions)}: phrasings (: and |) are not exported; "
                          "give one each")
     model, record = ovstad.load_model(args.ckpt)
-    arch = ovstad.ARCHS[model.arch]
-    short_side = args.short_side or record.get("short_side") or round(arch.grid * arch.patch * 8 / 7)
-    W, H = scaled_size(*args.picture, short_side, arch.patch)
-    T = args.frames or record.get("frames") or arch.frames
+    short_side = args.short_side or record.get("short_side") or model.short_side
+    W, H = scaled_size(*args.picture, short_side, model.patch)
+    T = args.frames or record.get("frames") or model.frames
     beta = record.get("beta", ovstad.BETA) if args.beta is None else args.beta
     model = FixedWords(model, args.actions, record.get("prompt", ovstad.PROMPT), beta).eval()
     export(model, path, (T, H, W), {"actions": args.actions, "frames": T, "stride": record.get("stride") or 1,
