@@ -79,7 +79,8 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
 
     best = best_ious(truth, people, boxes, boxes.box)
     x1, y1, x2, y2 = boxes.box.T
-    others = {"x and y swapped": [y1, x1, y2, x2], "x, y, width, height in place of corners": [x1, y1, x1 + x2, y1 + y2],
+    others = {"x and y swapped": [y1, x1, y2, x2],
+              "x, y, width, height in place of corners": [x1, y1, x1 + x2, y1 + y2],
               "left and right mirrored": [1 - x2, y1, 1 - x1, y2], "up and down mirrored": [x1, 1 - y2, x2, 1 - y1]}
     found_now = (best >= iou).mean()
     for name, columns in others.items():
@@ -119,7 +120,7 @@ def best_ious(truth: Annotations, people: np.ndarray, found: Detections, box: np
     found_frame[np.append(keys, -1)[found_frame] != key] = len(keys)
     starts = np.searchsorted(frame, np.arange(len(keys) + 2))
     boxes = truth.box[people].astype(np.float64), box.astype(np.float64)
-    f, t = overlapping_pairs(boxes[0], starts, boxes[1], found_frame, 1e-6, pixel=0)
     best = np.zeros(len(people))
-    np.maximum.at(best, t, box_iou(boxes[1][f], boxes[0][t]))
+    for f, t in overlapping_pairs(boxes[0], starts, boxes[1], found_frame, 1e-6, pixel=0):
+        np.maximum.at(best, t, box_iou(boxes[1][f], boxes[0][t]))
     return best

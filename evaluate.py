@@ -9,7 +9,6 @@ JHMDB-21. The results are the rows of the paper's Tables 2 to 6.
     python evaluate.py --ckpt ViT-B/16 --benchmark ucf-jhmdb --beta 0            # zero-shot: official weights
     python evaluate.py --predictions P.csv --ground-truth ava_val_v2.2.csv --label-map M.pbtxt
     python evaluate.py --predictions P.csv --ground-truth UCF101v2-GT.pkl --protocol ava act
-
     python evaluate.py --ckpt open-vclip:FOLDER --benchmark ov-ava               # another model: baselines/
 
 A checkpoint's predictions are written in AVA's layout, with logits as scores: only their order counts.
@@ -48,8 +47,9 @@ from formats.predictions import (LAYOUT, read_excluded, read_ground_truth, read_
                                  read_predictions, write_predictions)
 from formats.proposals import read_proposals
 from formats.ucf_jhmdb import JHMDB_21, read_act_pickle
-from metric import check_protocol, check_tubes, frame_map, mean_of, people_of, summarise, video_map
-from table import Annotations, Detections, make_annotations
+from metric import (check_detections, check_protocol, check_tubes, frame_map, mean_of, people_of,
+                    summarise, video_map)
+from table import Annotations, Detections, make_annotations, merge
 
 
 # ---------------------------------------------------------------- what it says
@@ -260,14 +260,20 @@ def annotated_people(truth: Annotations) -> Detections:
 
 # ---------------------------------------------------------------- a checkpoint's scores
 
-def score_boxes(model: torch.nn.Module, clips: data.ClipDataset, f_text: torch.Tensor, betas: list[float],
-                folder: Path, key: dict, args: argparse.Namespace, process: engine.Process) -> dict:
-    """Logits of all boxes of a table for all betas; every keyframe with boxes goes through the encoder once.
+def score_boxes(model: torch.nn.Module, f_text: torch.Tensor, one: TestSet, settings: dict, folder: Path,
+                args: argparse.Namespace, process: engine.Process) -> dict:
+    """Logits of all proposals of a test set; every keyframe with proposals goes through the encoder once.
 
-    All processes work together, and an interrupted run goes on (engine.run_chunks). On process 0: n boxes,
-    sorted by keyframe: row (n,) of the table with that video and keyframe, box (n, 4), logits (n, betas, C),
-    norm (n, 2) of f^R and f^G; and `bad`, why each of the other clips was not read. {} on the others.
+    All processes work together, and an interrupted run goes on (engine.run_chunks). settings: all that the
+    logits depend on. On process 0, of n boxes in the order of their keyframes: video, keyframe (n,), box
+    (n, 4), logits (n, betas, C), norm (n, 2) of f^R and f^G; and `bad`, why each of the other clips could
+    not be read. {} on the other processes.
     """
+    boxes = make_annotations(one.truth.videos, ["person"], one.proposals.video, one.proposals.keyframe,
+                             one.proposals.box, np.zeros(len(one.proposals), np.int32),
+                             unit=one.truth.unit, files=one.truth.files, ava_clock=one.truth.ava_clock)
+    clips = data.ClipDataset(boxes, settings["frames"], settings["stride"], settings["short_side"], model.patch)
+
     @torch.inference_mode()
     def score(batches: list[dict]) -> list[dict]:            # of one batch, one for each size of frame
         parts = []
@@ -284,24 +290,30 @@ def score_boxes(model: torch.nn.Module, clips: data.ClipDataset, f_text: torch.T
                 if args.normalise:                           # not in the paper
                     f_region, f_global = F.normalize(f_region, dim=1), F.normalize(f_global, dim=1)
                 part["logits"] = torch.stack([model.logits(ovstad.fuse(f_region, f_global, beta), f_text)
-                                              for beta in betas], 1).cpu()                # (N, betas, C)
+                                              for beta in settings["beta"]], 1).cpu()     # (N, betas, C)
                 part["box"] = torch.cat(batch["boxes"])
                 part["row"] = torch.from_numpy(clips.first_row[batch["keyframe"]])[clip]
             parts.append(part)
         return parts
 
-    parts = sum(engine.run_chunks(folder, key, clips, score, process, args.batch_size, args.workers,
-                                  args.resume), [])
+    values = engine.run_chunks(folder, settings, clips, score, process, args.batch_size, args.workers, args.resume)
     if not process.is_main:
         return {}
+    parts = sum(values, [])
     bad = sum((part["bad"] for part in parts), [])
     if len(bad) > engine.BadClips.HOPELESS * len(clips):
-        raise ValueError(f"{len(bad)} of {len(clips)} keyframes could not be read, "
+        raise ValueError(f"{one.name}: {len(bad)} of {len(clips)} keyframes could not be read, "
                          f"such as {bad[0]}; check the videos with: python check_data.py")
-    result = {name: torch.cat([part[name] for part in parts if name in part]).numpy()
-              for name in ("row", "box", "logits", "norm")}
-    order = np.argsort(result["row"], kind="stable")         # frames of one size came together
-    return {name: value[order] for name, value in result.items()} | {"bad": bad}
+    if bad:
+        say(f"{one.name}: {len(bad)} keyframes could not be read, such as {bad[0]}")
+    row, box, logits, norm = (torch.cat([part[name] for part in parts if name in part]).numpy()
+                              for name in ("row", "box", "logits", "norm"))
+    # the lengths of what Eq. 2 adds up: the shorter one weighs less than its share
+    print(f"{one.name}: mean norm of f^R {norm[:, 0].mean():.3g}, of f^G {norm[:, 1].mean():.3g}")
+    order = np.argsort(row, kind="stable")                   # frames of one size came together
+    row = row[order]
+    return {"video": boxes.video[row], "keyframe": boxes.keyframe[row], "box": box[order],
+            "logits": logits[order], "norm": norm[order], "bad": bad}
 
 
 def sum_of(model: torch.nn.Module) -> int:
@@ -315,13 +327,60 @@ def sum_of(model: torch.nn.Module) -> int:
 def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Process) -> list[dict]:
     """One result for each beta and protocol, each printed; writes the predictions into --out."""
     model, record = load_model(path)
-    settings = {"frames": args.frames or record.get("frames") or model.frames,
-                "stride": args.stride or record.get("stride") or ZERO_SHOT_STRIDE,
-                "short_side": args.short_side or record.get("short_side") or model.short_side}
-    betas = list(dict.fromkeys(args.beta or [record.get("beta", ovstad.BETA)]))
     benchmark, sets = read_benchmark(args, record, path)
     protocols = args.protocol or [PROTOCOL[benchmark]]
-    # mistakes that would show only after all clips are encoded
+    check_sets(sets, protocols, args)
+    out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
+    out = out / str(args.ckpt.index(path)) if len(args.ckpt) > 1 else out              # all are called last.pt
+
+    classes = list(dict.fromkeys(name for one in sets for name in one.truth.texts))
+    # Table 2 chose beta 0.3 for UCF-JHMDB; not in the paper: the same for OV-AVA, for which it names none
+    betas = list(dict.fromkeys(args.beta or [record.get("beta", ovstad.BETA)]))
+    settings = {"frames": args.frames or record.get("frames") or model.frames,
+                "stride": args.stride or record.get("stride") or ZERO_SHOT_STRIDE,
+                "short_side": args.short_side or record.get("short_side") or model.short_side,
+                "ckpt": f"weights of sum {sum_of(model)}", "beta": betas, "classes": classes, "amp": args.amp,
+                "normalise": args.normalise, "prompts": args.prompts}
+    model = model.to(process.device)
+    prompt = record.get("prompt", ovstad.PROMPT)
+    with torch.inference_mode():                             # the words once: (C, D)
+        f_text = (model.encode_classes(classes) if args.prompts == "official" else
+                  model.encode_text([prompt.replace("{}", name) for name in classes]))
+    scored = [score_boxes(model, f_text, one, settings, out / f"parts-{number}", args, process)
+              for number, one in enumerate(sets)]
+    if not process.is_main:
+        return []
+
+    results = []
+    for number, beta in enumerate(betas):
+        name = "predictions" + (f"_beta{beta_text(beta)}" if len(betas) > 1 else "")
+        files = [out / f"{name}-{i}.csv" for i in range(len(sets))] if len(sets) > 1 else [out / f"{name}.csv"]
+        found = [detections_of(logits, [classes.index(name) for name in one.truth.texts], number)
+                 for one, logits in zip(sets, scored)]
+        for one, detections, file in zip(sets, found, files):
+            check_detections(one.truth, detections)
+            write_predictions(file, one.truth, detections)
+        about = {"beta": beta, "ckpt": path, "prompts": args.prompts}
+        for protocol in protocols:
+            rows = [score_splits(one, detections, protocol, args, about | {
+                        "unreadable": len(logits["bad"]), "predictions_file": str(file)})
+                    for one, detections, logits, file in zip(sets, found, scored, files)]
+            results.append(combine(rows, about) if len(rows) > 1 else rows[0][0])
+            if len(rows) > 1:
+                print(f"mAP  {means(results[-1]['mean_ap'])}")
+            if args.joint:
+                results.append(score_joint(sets, scored, number, protocol, args) | about)
+    if len(betas) > 1:
+        print(f"\n{'beta':>6}  {'base':>6}  {'novel':>6}  {'all':>6}")
+        for result in results:
+            aps = (result["mean_ap"][split] for split in ("base", "novel", "all"))
+            print(f"{beta_text(result['beta']):>6}  " + "  ".join(f"{percent(ap):>6}" for ap in aps)
+                  + f"  {result['protocol']}" + ("  joint" if result.get("joint") else ""))
+    return results
+
+
+def check_sets(sets: list[TestSet], protocols: list[str], args: argparse.Namespace) -> None:
+    """ValueError for what would show only after all clips are encoded."""
     for one in sets:
         for protocol in protocols:
             check_protocol(one.truth, protocol, args.keyframes_without_gt)
@@ -332,67 +391,10 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
         if len(missing) > engine.BadClips.HOPELESS * len(videos):
             raise FileNotFoundError(f"{one.name}: {len(missing)} of {len(videos)} videos are not on disk, the "
                                     f"first one being {missing[0]}; check the paths with: python check_data.py")
-    out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
-    out = out / str(args.ckpt.index(path)) if len(args.ckpt) > 1 else out              # all are called last.pt
-
-    prompt = record.get("prompt", ovstad.PROMPT)
-    classes = list(dict.fromkeys(name for one in sets for name in one.truth.texts))
-    key = settings | {"ckpt": f"weights of sum {sum_of(model)}", "beta": betas, "classes": classes, "amp": args.amp,
-                      "normalise": args.normalise, "prompts": args.prompts}
-    model = model.to(process.device)
-    with torch.inference_mode():                             # the words once: (C, D)
-        f_text = (model.encode_classes(classes) if args.prompts == "official" else
-                  model.encode_text([prompt.replace("{}", name) for name in classes]))
-    scored = []
-    for number, one in enumerate(sets):
-        boxes = make_annotations(one.truth.videos, ["person"], one.proposals.video, one.proposals.keyframe,
-                                 one.proposals.box, np.zeros(len(one.proposals), np.int32),
-                                 unit=one.truth.unit, files=one.truth.files, ava_clock=one.truth.ava_clock)
-        clips = data.ClipDataset(boxes, settings["frames"], settings["stride"], settings["short_side"], model.patch)
-        scored.append(score_boxes(model, clips, f_text, betas, out / f"parts-{number}", key, args, process))
-        if process.is_main:
-            report_clips(one, scored[-1])
-            scored[-1] |= {"video": boxes.video[scored[-1]["row"]], "keyframe": boxes.keyframe[scored[-1]["row"]]}
-    if not process.is_main:
-        return []
-
-    results = []
-    for number, beta in enumerate(betas):
-        name = "predictions" + (f"_beta{beta_text(beta)}" if len(betas) > 1 else "")
-        found = [detections_of(one, logits, classes, number) for one, logits in zip(sets, scored)]
-        for protocol in protocols:
-            rows = []
-            for i, (one, detections) in enumerate(zip(sets, found)):
-                file = out / (f"{name}-{i}.csv" if len(sets) > 1 else f"{name}.csv")
-                about = {"beta": beta, "ckpt": path, "prompts": args.prompts, "unreadable": len(scored[i]["bad"])}
-                rows.append(score_splits(one, detections, protocol, about, file, args))
-                write_predictions(file, one.truth, detections)
-            results.append(combine(rows) if len(rows) > 1 else rows[0][0])
-            if len(rows) > 1:
-                print(f"mAP  {means(results[-1]['mean_ap'])}")
-            if args.joint:
-                results.append(score_joint(sets, scored, classes, number, protocol, args)
-                               | {"beta": beta, "ckpt": path})
-                print(f"joint, all {len(classes)} classes on all test sets: {means(results[-1]['mean_ap'])}")
-    if len(betas) > 1:
-        print(f"\n{'beta':>6}  {'base':>6}  {'novel':>6}  {'all':>6}")
-        for result in results:
-            aps = (result["mean_ap"][split] for split in ("base", "novel", "all"))
-            print(f"{beta_text(result['beta']):>6}  " + "  ".join(f"{percent(ap):>6}" for ap in aps))
-    return results
 
 
-def report_clips(one: TestSet, scored: dict) -> None:
-    """What the encoder met: clips that could not be read, and the lengths of the features that Eq. 2 adds up."""
-    if scored["bad"]:
-        say(f"{one.name}: {len(scored['bad'])} keyframes could not be read, such as {scored['bad'][0]}")
-    f_region, f_global = scored["norm"].mean(axis=0)
-    print(f"{one.name}: mean norm of f^R {f_region:.3g}, of f^G {f_global:.3g}")
-
-
-def detections_of(one: TestSet, scored: dict, classes: list[str], beta: int) -> Detections:
-    """All (box, class) pairs of a set at one beta, by its number, for the set's own classes."""
-    columns = [classes.index(name) for name in one.truth.texts]
+def detections_of(scored: dict, columns: list[int], beta: int) -> Detections:
+    """All pairs of a box and one of the classes (columns of the logits), at one beta (its index)."""
     logits = scored["logits"][:, beta, columns]                                           # (n, C)
     n, C = logits.shape
     return Detections(*(scored[name].repeat(C, 0) for name in ("video", "keyframe", "box")),
@@ -409,9 +411,9 @@ def score_set(truth: Annotations, found: Detections, protocol: str, args: argpar
     return frame_map(truth, found, protocol, args.iou, excluded, args.max_per_keyframe, args.keyframes_without_gt)
 
 
-def score_splits(one: TestSet, found: Detections, protocol: str, about: dict, file: Path,
-                 args: argparse.Namespace) -> list[dict]:
-    """The result of each split of a test set, each printed."""
+def score_splits(one: TestSet, found: Detections, protocol: str, args: argparse.Namespace,
+                 about: dict) -> list[dict]:
+    """The result of each split of a test set, each printed; `about` becomes part of it."""
     rows = []
     for split in one.splits or [None]:
         truth, own = part_of(one.truth, found, one.splits.get(split))
@@ -419,7 +421,8 @@ def score_splits(one: TestSet, found: Detections, protocol: str, about: dict, fi
         result = {"test_set": name, "boxes_from": one.boxes_from, "proposals": len(own) // len(truth.texts),
                   "min_score": one.min_score,
                   **summarise(score_set(truth, own, protocol, args), set(one.novel)), **about}
-        print(f"\n{name}, beta {beta_text(about['beta'])}: boxes of {one.boxes_from}; predictions in {file}")
+        print(f"\n{name}, beta {beta_text(about['beta'])}: boxes of {one.boxes_from}; "
+              f"predictions in {about['predictions_file']}")
         print_table(result)
         explain(truth, own, result, args)
         if args.video_map:
@@ -438,7 +441,7 @@ def part_of(truth: Annotations, found: Detections, videos: np.ndarray | None) ->
     return truth.select(np.isin(truth.video, videos)), found.select(np.isin(found.video, videos))
 
 
-def combine(sets: list[list[dict]]) -> dict:
+def combine(sets: list[list[dict]], about: dict) -> dict:
     """One result of several test sets, each class counted where it was tested; splits are averaged."""
     def mean_over_sets(side: str) -> float | None:
         return mean_of(mean_of(row["mean_ap"][side] for row in rows) for rows in sets)
@@ -452,31 +455,25 @@ def combine(sets: list[list[dict]]) -> dict:
                                          "predictions": sum(entry["predictions"] for entry in entries)})
     values = {"base": mean_over_sets("base"), "novel": mean_over_sets("novel"),
               "all": mean_of(entry["ap"] for entry in classes)}
-    first = sets[0][0]
-    return {"protocol": first["protocol"], "iou": first["iou"], "beta": first["beta"], "ckpt": first["ckpt"],
+    return {"protocol": sets[0][0]["protocol"], "iou": sets[0][0]["iou"], **about,
             "mean_ap": values, "classes": classes, "sets": sum(sets, [])}
 
 
-def score_joint(sets: list[TestSet], scored: list[dict], classes: list[str], beta: int, protocol: str,
+def score_joint(sets: list[TestSet], scored: list[dict], beta: int, protocol: str,
                 args: argparse.Namespace) -> dict:
     """All classes asked of all test sets at once: separate lists hide confusions between base and novel."""
-    truths = [replace(one.truth, texts=classes, text=np.append([classes.index(name) for name in one.truth.texts], -1)
-                      .astype(np.int32)[one.truth.text]) for one in sets]
-    found = [detections_of(replace(one, truth=truth), logits, classes, beta)
-             for one, truth, logits in zip(sets, truths, scored)]
-    first = np.cumsum([0] + [len(truth.videos) for truth in truths], dtype=np.int32)     # video of each set
-
-    def join(name: str, parts: list) -> np.ndarray:
-        if name == "video":
-            return np.concatenate([part.video + offset for part, offset in zip(parts, first)])
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    truth = Annotations(sum((t.videos for t in truths), []), classes,
-                        *(join(name, truths) for name in ("video", "keyframe", "box", "text", "unit")),
-                        size=None if truths[0].size is None else join("size", truths))
-    everything = Detections(*(join(name, found) for name in ("video", "keyframe", "box", "score", "label")))
-    result = score_set(truth, everything, protocol, args)
-    return {"joint": True, **summarise(result, {name for one in sets for name in one.novel})}
+    truth = merge([one.truth for one in sets])               # its texts are the columns of the logits
+    if all(one.truth.size is not None for one in sets):
+        truth.size = np.concatenate([one.truth.size for one in sets])
+    parts, videos = [], 0
+    for one, logits in zip(sets, scored):
+        found = detections_of(logits, list(range(len(truth.texts))), beta)
+        parts.append(replace(found, video=found.video + np.int32(videos)))
+        videos += len(one.truth.videos)
+    found = Detections(*map(np.concatenate, zip(*(vars(part).values() for part in parts))))
+    result = summarise(score_set(truth, found, protocol, args), {name for one in sets for name in one.novel})
+    print(f"joint, all {len(truth.texts)} classes on all test sets: {means(result['mean_ap'])}")
+    return {"joint": True, **result}
 
 
 # ---------------------------------------------------------------- the command line

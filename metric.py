@@ -78,7 +78,7 @@ def frame_map(truth: Annotations, detections: Detections, protocol: str = "ava",
         pairs = overlapping_pairs(in_official_units(truth, truth.video[true], truth.box[true]), starts,
                                   in_official_units(truth, detections.video[found], detections.box[found]),
                                   found_frame[found], iou, pixel=int(protocol == "act"))
-        hit = match(*pairs, len(true), len(found), remove=protocol == "act")
+        hit = match(pairs, len(true), len(found), remove=protocol == "act")
         hits += int(hit.sum())
         entries.append({"id": official_id, "name": name, "split": None,
                         "ap": average_precision(hit, len(true), protocol) if len(true) else None,
@@ -177,15 +177,15 @@ def rows_by_class(label: np.ndarray, rows: np.ndarray, classes: int) -> list[np.
 PAIRS = 2_000_000                 # pairs of boxes that are compared at a time: bounds the memory
 
 
-def overlapping_pairs(true_box, starts, found_box, found_frame, iou, pixel) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (detection, true box) of all pairs in one keyframe with an IoU of at least `iou`.
+def overlapping_pairs(true_box, starts, found_box, found_frame, iou, pixel):
+    """Yields indices (detection, true box) of all pairs in one keyframe with an IoU of at least `iou`.
 
     starts: the first true box of each keyframe; those of keyframe k are starts[k] to starts[k + 1]. The
-    pairs are ordered by detection; those of a detection begin with the highest IoU, of equals the first.
+    pairs come in pieces, two arrays each, ordered by detection; those of a detection begin with the
+    highest IoU, of equals the first.
     """
     first, count = starts[found_frame], starts[found_frame + 1] - starts[found_frame]
     ends = np.cumsum(count)
-    found, true = [np.zeros(0, int)], [np.zeros(0, int)]
     done = 0
     while done < len(count):
         stop = max(int(np.searchsorted(ends, ends[done] - count[done] + PAIRS, "right")), done + 1)
@@ -195,23 +195,22 @@ def overlapping_pairs(true_box, starts, found_box, found_frame, iou, pixel) -> t
         overlap = box_iou(found_box[f], true_box[t], pixel)
         enough = np.flatnonzero(overlap >= iou)
         enough = enough[np.lexsort((-overlap[enough], f[enough]))]
-        found.append(f[enough])
-        true.append(t[enough])
+        yield f[enough], t[enough]
         done = stop
-    return np.concatenate(found), np.concatenate(true)
 
 
-def match(found, true, people: int, detections: int, remove: bool) -> np.ndarray:
-    """(detections,) bool: which detections find somebody. found, true: the pairs of `overlapping_pairs`.
+def match(pairs, people: int, detections: int, remove: bool) -> np.ndarray:
+    """(detections,) bool: which detections find somebody, from the pieces of `overlapping_pairs`.
 
     The detection of highest score asks first. AVA: it asks for the person of highest IoU, and is false if
     that one has been found before. ACT (remove): it asks for the best of those who have not.
     """
     hit, free = np.zeros(detections, bool), [True] * people
     answered = -1                                            # the detection that asks no more
-    for f, t in zip(found.tolist(), true.tolist()):
-        if f != answered and (free[t] or not remove):
-            hit[f], free[t], answered = free[t], False, f
+    for found, true in pairs:
+        for f, t in zip(found.tolist(), true.tolist()):
+            if f != answered and (free[t] or not remove):
+                hit[f], free[t], answered = free[t], False, f
     return hit
 
 
@@ -276,7 +275,7 @@ def video_map(truth: Annotations, detections: Detections, ious: dict[str, list[f
             for threshold in thresholds:
                 pairs = [(f, t) for f, (_, overlaps) in enumerate(found)
                          for overlap, t in overlaps if overlap >= threshold]
-                hit = match(*np.array(pairs, int).reshape(-1, 2).T, len(true), len(found), remove=True)
+                hit = match([np.array(pairs, int).reshape(-1, 2).T], len(true), len(found), remove=True)
                 aps.append(average_precision(hit, len(true), "act") if true else None)
             ap[key] = mean_of(aps)
         entries.append({"id": official_id, "name": name, "ap": ap, "gt": len(true), "tubes": len(found)})
