@@ -277,7 +277,8 @@ def add_dataset_flags(parser: argparse.ArgumentParser, datasets: tuple[str, ...]
     if "vidstg" in datasets:
         group.add_argument("--vidor", default="data/vidor", help="VidOR's annotation and videos, for vidstg")
     if "jhmdb-21" in datasets:
-        group.add_argument("--part", type=int, default=1, help="which of JHMDB-21's three divisions")
+        group.add_argument("--part", type=int, default=0,
+                           help="which of JHMDB-21's three divisions (1, 2, 3); 0: the videos of all of them")
     group.add_argument("--version", help="AVA's 2.1 or 2.2, HC-STVG's 1 or 2 (default: the newest there)")
 
 

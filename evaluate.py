@@ -210,8 +210,12 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
                              "give a lower --score")
         without = np.setdiff1d(truth.video, everything.video)
         if len(without):
-            say(f"{name}: {len(without)} of {len(np.unique(truth.video))} videos have no row in {path}, such as "
-                f"{truth.videos[without[0]]}; whoever is in them is missed")
+            videos = len(np.unique(truth.video))
+            lack = f"{name}: {len(without)} of {videos} videos have no row in {path}, such as {truth.videos[without[0]]}"
+            if len(without) > videos / 4:                    # our judgement: the file is of another selection
+                raise ValueError(f"{lack}; find the people in all of them, or choose other videos"
+                                 + (" (--split)" if splits else ""))
+            say(f"{lack}; whoever is in them is missed")
         result.append(TestSet(name, truth, splits, proposals, novel, path, min_score))
     return benchmark, result
 

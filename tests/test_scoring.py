@@ -140,17 +140,22 @@ def test_people_whom_the_detector_missed_lower_the_mean(world, checkpoint, tmp_p
 
 
 def test_videos_that_the_proposals_lack_are_counted_and_named(world, checkpoint, tmp_path, capsys):
-    rows = (world / "test.csv").read_text()
-    for name in ("a.mp4", "b.mp4"):
-        (tmp_path / name).write_bytes((world / "test" / "0000.mp4").read_bytes())
-    (tmp_path / "test.csv").write_text(rows.replace("test/0000", "a")
-                                       + rows.replace("test/0000", "b").split("\n", 1)[1])
+    rows = ""
+    for name in "abcd":
+        (tmp_path / f"{name}.mp4").write_bytes((world / "test" / "0000.mp4").read_bytes())
+        rows += f"{name}.mp4,0.5,0.1,0.1,0.5,0.9,waving\n"
+    (tmp_path / "test.csv").write_text(rows)
     truth = data.read_csv(tmp_path / "test.csv")
-    some = truth.select(truth.video == truth.videos.index("a.mp4"))
-    write_proposals(tmp_path / "a.csv", truth, Detections(
-        some.video, some.keyframe, some.box, np.full(len(some), 0.5, np.float32)))
-    score(checkpoint, tmp_path / "out", "--data", tmp_path, "--proposals", tmp_path / "a.csv")
-    assert "csv: 1 of 2 videos have no row in" in capsys.readouterr().err
+    flags = ["--data", tmp_path, "--proposals", tmp_path / "some.csv"]
+    for count in (3, 2):
+        some = truth.select(np.arange(count))
+        write_proposals(tmp_path / "some.csv", truth, Detections(
+            some.video, some.keyframe, some.box, np.full(count, 0.5, np.float32)))
+        if count == 3:
+            score(checkpoint, tmp_path / "out", *flags)
+            assert "csv: 1 of 4 videos have no row in" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="2 of 4 videos have no row in .* such as c.mp4; find"):
+        score(checkpoint, tmp_path / "out", *flags)
 
 
 def test_predictions_scored_again_from_the_file_give_the_same_result(
