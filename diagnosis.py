@@ -1,4 +1,4 @@
-"""Why is the mAP so low? Questions asked of a set of detections, one line of answer each, with the likely cause.
+"""Why is the mAP so low? Compares detections with the truth, from names to labels, and says what does not fit.
 
 `evaluate.py --why` prints them, and any result under 1 %. `check_names` refuses detections that meet
 nothing of the ground truth, and warns of those that mostly do not.
@@ -16,14 +16,15 @@ FEW = 0.1                         # our judgement: more detections than this sha
 
 
 def check_names(path, truth: Annotations, found: Detections) -> None:
-    """ValueError if no detection is on a keyframe that the truth names; a warning if more than a tenth are not."""
+    """ValueError if no detection is on a keyframe that the truth names; warns if more than a tenth are not."""
     beside = ~on_keyframes(truth, found)
     reason = "; ".join(names_and_times(truth, found))
     if beside.all():
-        raise ValueError(f"{path}: none of its {len(found)} detections is on a keyframe of the ground truth: {reason}")
+        raise ValueError(f"{path}: none of its {len(found)} detections is on a keyframe of the ground truth: "
+                         f"{reason}")
     if beside.mean() > FEW:
-        print(f"{path}: {beside.sum()} of {len(found)} detections are on keyframes that the ground truth does not "
-              f"name: {reason}", file=sys.stderr)
+        print(f"{path}: {beside.sum()} of {len(found)} detections are on keyframes that the ground truth "
+              f"does not name: {reason}", file=sys.stderr)
 
 
 def on_keyframes(truth: Annotations, found: Detections) -> np.ndarray:
@@ -44,8 +45,9 @@ def names_and_times(truth: Annotations, found: Detections) -> list[str]:
     apart = ~on_keyframes(truth, found) & ~np.isin(found.video, strangers)
     if apart.any():
         key, named = keyframe_key(found.video, found.keyframe)[apart], keyframe_key(truth.video, truth.keyframe)
-        after = np.searchsorted(named, key).clip(1, len(named) - 1) if len(named) > 1 else np.zeros(len(key), int)
-        nearest = np.where(abs(named[after] - key) < abs(named[after - 1] - key), named[after], named[after - 1])
+        after = np.searchsorted(named, key).clip(max=len(named) - 1)
+        before, after = named[np.maximum(after - 1, 0)], named[after]
+        nearest = np.where(abs(after - key) < abs(before - key), after, before)
         off = (key - nearest) / 1000                         # keys count thousandths
         unit = "frames" if truth.unit[found.video[apart][0]] == "frame" else "s"
         if found.keyframe[apart].min() > 4 * max(truth.keyframe.max(), 1):
@@ -81,7 +83,8 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
     x1, y1, x2, y2 = boxes.box.T
     others = {"x and y swapped": [y1, x1, y2, x2],
               "x, y, width, height in place of corners": [x1, y1, x1 + x2, y1 + y2],
-              "left and right mirrored": [1 - x2, y1, 1 - x1, y2], "up and down mirrored": [x1, 1 - y2, x2, 1 - y1]}
+              "left and right mirrored": [1 - x2, y1, 1 - x1, y2],
+              "up and down mirrored": [x1, 1 - y2, x2, 1 - y1]}
     found_now = (best >= iou).mean()
     for name, columns in others.items():
         share = (best_ious(truth, people, boxes, np.column_stack(columns)) >= iou).mean()
@@ -92,7 +95,8 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
     lines.append("best IoU of any box with each person: " + "  ".join(
         f"{low:g}-{high:g} {share:.0%}" for low, high, share in zip(edges, edges[1:], counts)))
     if counts[0] > 0.25:
-        lines.append(f"{counts[0]:.0%} of the people have no box near them: the detector, or boxes of other keyframes")
+        lines.append(f"{counts[0]:.0%} of the people have no box near them: the detector, or boxes of other "
+                     "keyframes")
 
     alone = box_report(truth, boxes, protocol, iou)
     lines.append(f"if labels were ignored: AP {100 * alone['ap']:.1f}, recall {100 * alone['recall']:.1f}"
@@ -100,8 +104,8 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
     never = [name for label, name in enumerate(truth.texts) if label not in set(np.unique(found.label).tolist())
              and (truth.text == label).any()]
     if never:
-        lines.append(f"{len(never)} of {len(truth.texts)} classes are never predicted, such as {', '.join(never[:3])}: "
-                     "is the label map that of the file?")
+        lines.append(f"{len(never)} of {len(truth.texts)} classes are never predicted, such as "
+                     f"{', '.join(never[:3])}: is the label map that of the file?")
     now = frame_map(truth, found, protocol, iou)["mean_ap"]["all"] or 0
     for step, name in ((1, "one lower"), (-1, "one higher")):
         moved = replace(found, label=((found.label + step) % len(truth.texts)).astype(np.int32))
@@ -113,7 +117,7 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
 
 
 def best_ious(truth: Annotations, people: np.ndarray, found: Detections, box: np.ndarray) -> np.ndarray:
-    """Highest IoU of each person (rows of the truth) with any of the boxes (n, 4) on its keyframe, 0 if none."""
+    """Highest IoU of each person (rows of the truth) with a box (n, 4) on the same keyframe, 0 if there is none."""
     keys, frame = np.unique(keyframe_key(truth.video[people], truth.keyframe[people]), return_inverse=True)
     key = keyframe_key(found.video, found.keyframe)
     found_frame = np.searchsorted(keys, key)

@@ -78,8 +78,8 @@ def print_table(result: dict) -> None:
     width = max([len(entry["name"]) for entry in entries] + [5])
     print(f"{'id':>5}  {'class':<{width}}  {'split':<5}  {'AP':>6}  {'gt':>8}  {'predictions':>11}")
     for entry in entries:
-        print(f"{entry['id']:>5}  {entry['name']:<{width}}  {entry['split'] or '':<5}  {percent(entry['ap']):>6}  "
-              f"{entry['gt']:>8}  {entry['predictions']:>11}")
+        print(f"{entry['id']:>5}  {entry['name']:<{width}}  {entry['split'] or '':<5}  "
+              f"{percent(entry['ap']):>6}  {entry['gt']:>8}  {entry['predictions']:>11}")
     print("mAP  " + means(result["mean_ap"]))
 
 
@@ -150,7 +150,7 @@ class TestSet:
 
     name: str
     truth: Annotations            # of the test videos of all splits
-    splits: dict[int, np.ndarray]                            # split -> indices of its videos (k,); {} for one without
+    splits: dict[int, np.ndarray]                            # split -> indices of its videos; {}: no splits
     proposals: Detections
     novel: list[str]
     boxes_from: str               # where the proposals come from, for the report
@@ -161,7 +161,7 @@ BENCHMARKS = ("ucf-jhmdb", "ov-ava", "csv")
 BENCHMARK_OF = {"ucf101-24": "ucf-jhmdb", "ava": "ov-ava", "csv": "csv"}     # of a model trained on that set
 PROTOCOL = {"ucf-jhmdb": "act", "ov-ava": "ava", "csv": "ava"}      # what the papers of each benchmark use
 MIN_SCORE = {"ucf-jhmdb": 0.3, "ov-ava": 0.8, "csv": 0.0}           # Section 4.1: proposals above this score
-ZERO_SHOT_STRIDE = 8              # weights that were not finetuned: "8 x 8" in Tables 5 and 6, on both benchmarks
+ZERO_SHOT_STRIDE = 8              # of weights that were not finetuned: "8 x 8" in Tables 5 and 6
 
 
 def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[str, list[TestSet]]:
@@ -176,8 +176,9 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
         raise ValueError(f"{ckpt}: was not finetuned, so it names no benchmark; give --benchmark "
                          f"{'|'.join(BENCHMARKS)}")
     if args.split and benchmark != "ucf-jhmdb":
-        raise ValueError(f"--split {args.split[0]}: {benchmark} has no splits; they are JHMDB-21's, of ucf-jhmdb")
-    folder = args.data or (trained.get("data") if BENCHMARK_OF.get(trained.get("dataset")) == benchmark else None)
+        raise ValueError(f"--split {args.split[0]}: {benchmark} has no splits; they are JHMDB-21's")
+    same = BENCHMARK_OF.get(trained.get("dataset")) == benchmark
+    folder = args.data or (trained.get("data") if same else None)
     sets = []                                                # (name, truth, splits, novel classes, folder)
     if benchmark == "ucf-jhmdb":
         ucf = data.read_dataset("ucf101-24", folder, "test")
@@ -203,19 +204,7 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
         if path == "ground-truth":
             result.append(TestSet(name, truth, splits, annotated_people(truth), novel, "ground truth", None))
             continue
-        everything = read_proposals(path, truth)
-        proposals = everything.select(everything.score >= min_score)
-        if not len(proposals):
-            raise ValueError(f"{path}: no box of score {min_score:g} or more on a keyframe of {name}; "
-                             "give a lower --score")
-        without = np.setdiff1d(truth.video, everything.video)
-        if len(without):
-            videos = len(np.unique(truth.video))
-            lack = f"{name}: {len(without)} of {videos} videos have no row in {path}, such as {truth.videos[without[0]]}"
-            if len(without) > videos / 4:                    # our judgement: the file is of another selection
-                raise ValueError(f"{lack}; find the people in all of them, or choose other videos"
-                                 + (" (--split)" if splits else ""))
-            say(f"{lack}; whoever is in them is missed")
+        proposals = read_people(path, name, truth, min_score)
         result.append(TestSet(name, truth, splits, proposals, novel, path, min_score))
     return benchmark, result
 
@@ -236,6 +225,23 @@ def read_splits(read, wanted: list[int] | None) -> tuple[Annotations, dict[int, 
     truth = read(0) if len(tables) > 1 else tables[min(tables)]
     splits = {split: np.flatnonzero(np.isin(truth.videos, table.videos)) for split, table in tables.items()}
     return truth.select(np.isin(truth.video, np.concatenate([*splits.values()]))), splits
+
+
+def read_people(path: str, name: str, truth: Annotations, min_score: float) -> Detections:
+    """The proposals of a test set above the score; ValueError if there are none, or none for many videos."""
+    everything = read_proposals(path, truth)
+    proposals = everything.select(everything.score >= min_score)
+    if not len(proposals):
+        raise ValueError(f"{path}: no box of score {min_score:g} or more on a keyframe of {name}; "
+                         "give a lower --score")
+    videos, without = np.unique(truth.video), np.setdiff1d(truth.video, everything.video)
+    if len(without):
+        lack = (f"{name}: {len(without)} of {len(videos)} videos have no row in {path}, "
+                f"such as {truth.videos[without[0]]}")
+        if len(without) > len(videos) / 4:                   # our judgement: the file is of other videos
+            raise ValueError(f"{lack}; find the people in all of them, or choose fewer splits (--split)")
+        say(f"{lack}; whoever is in them is missed")
+    return proposals
 
 
 def boxes_beside(folder: str, benchmark: str) -> str:
@@ -300,7 +306,8 @@ def score_boxes(model: torch.nn.Module, f_text: torch.Tensor, one: TestSet, sett
             parts.append(part)
         return parts
 
-    values = engine.run_chunks(folder, settings, clips, score, process, args.batch_size, args.workers, args.resume)
+    values = engine.run_chunks(folder, settings, clips, score, process, args.batch_size, args.workers,
+                               args.resume)
     if not process.is_main:
         return {}
     parts = sum(values, [])
@@ -412,7 +419,8 @@ def score_set(truth: Annotations, found: Detections, protocol: str, args: argpar
         empty = ~truth.box.any(axis=1)
         videos, keyframes = excluded or (truth.video[:0], truth.keyframe[:0])
         excluded = np.append(videos, truth.video[empty]), np.append(keyframes, truth.keyframe[empty])
-    return frame_map(truth, found, protocol, args.iou, excluded, args.max_per_keyframe, args.keyframes_without_gt)
+    return frame_map(truth, found, protocol, args.iou, excluded, args.max_per_keyframe,
+                     args.keyframes_without_gt)
 
 
 def score_splits(one: TestSet, found: Detections, protocol: str, args: argparse.Namespace,
@@ -492,8 +500,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     group = parser.add_argument_group("a checkpoint")
     group.add_argument("--ckpt", nargs="+",
-                       help="checkpoints of train_finetune.py or train_align.py, ViCLIP's weights by Hub id, or "
-                            "open-vclip:FOLDER or videoclip:FOLDER of their weights; several give mean and spread")
+                       help="checkpoints of train_finetune.py or train_align.py, ViCLIP's weights by Hub id, "
+                            "or open-vclip:FOLDER or videoclip:FOLDER of their weights; several give mean "
+                            "and spread")
     group.add_argument("--benchmark", choices=BENCHMARKS,
                        help="default: that of the set the checkpoint was trained on")
     group.add_argument("--data", help="folder of UCF101-24, AVA or your own test.csv; default: where the "
@@ -509,7 +518,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="lowest proposal score; default: 0.3 for ucf-jhmdb, 0.8 for ov-ava "
                             "(Section 4.1)")
     group.add_argument("--beta", type=float, nargs="+",
-                       help="fusion ratios, for one pass of the encoder; default: the checkpoint's, 0 for a baseline")
+                       help="fusion ratios, for one pass of the encoder; default: the checkpoint's, 0 for "
+                            "a baseline")
     group.add_argument("--prompts", choices=["paper", "official"], default="paper",
                        help="the checkpoint's prompt, 'a person {}'; or the class names as the model's own "
                             "zero-shot tests put them: 28 prompts of Open-VCLIP, bare names for VideoCLIP")
@@ -520,9 +530,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                             "than beta (not in the paper)")
     group.add_argument("--frames", type=engine.positive, help="T; default: the checkpoint's")
     group.add_argument("--stride", type=engine.positive,
-                       help=f"default: the checkpoint's; {ZERO_SHOT_STRIDE} for official weights, as in Tables 5 and 6")
+                       help=f"default: the checkpoint's; {ZERO_SHOT_STRIDE} for official weights, as in "
+                            "Tables 5 and 6")
     group.add_argument("--short-side", type=engine.positive, help="pixels; default: the checkpoint's (256)")
-    group.add_argument("--batch-size", type=engine.positive, default=16, help="clips at a time, for each process")
+    group.add_argument("--batch-size", type=engine.positive, default=16,
+                       help="clips at a time, for each process")
     group.add_argument("--out", help="folder of the predictions; default: eval/ beside the checkpoint")
     group.add_argument("--resume", action="store_true",
                        help="keep what an earlier run encoded: one that was interrupted, or one to be scored "
@@ -537,7 +549,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="names of the ids in the CSVs; other ids are left out. Default: the .pbtxt "
                             "beside the predictions, if there is one")
     group.add_argument("--exclude", metavar="CSV", help="keyframes that do not count: video,keyframe")
-    group.add_argument("--novel", metavar="TXT", help="names of the novel classes, one a line; the rest is base")
+    group.add_argument("--novel", metavar="TXT",
+                       help="names of the novel classes, one a line; the rest is base")
     group.add_argument("--split", nargs="+", type=engine.positive,
                        help="test splits of JHMDB-21; several give each and the mean; default: 1 2 3, or as "
                             "many as the file has (the paper names none)")
@@ -548,8 +561,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max-per-keyframe", type=int, default=0, metavar="N", help="best rows of a keyframe "
                        "that count; the official AVA script takes 50, others have no limit (0)")
     group.add_argument("--keyframes-without-gt", choices=["false", "ignore"], default="false",
-                       help="detections on keyframes that the ground truth does not name: false as in AVA 2019, "
-                       "or ignored as in AVA 2020")
+                       help="detections on keyframes that the ground truth does not name: false as in AVA "
+                            "2019, or ignored as in AVA 2020")
     group.add_argument("--annotated-frames-only", action="store_true",
                        help="leave out keyframes without any annotated person, where the ACT protocol counts "
                             "every detection as false (20,762 frames of UCF101-24's test videos)")
@@ -557,7 +570,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--video-map", action="store_true",
                        help="also video mAP at 0.2, 0.5 and 0.5:0.95 (pickles)")
     group.add_argument("--why", action="store_true",
-                       help="what may be wrong: names, times, boxes, labels; always told under a mAP of 1 per cent")
+                       help="what may be wrong: names, times, boxes, labels; always told under a mAP of "
+                            "1 per cent")
     group.add_argument("--json", metavar="FILE", help="write everything that was found, to be cited")
     group.add_argument("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
     args = parser.parse_args(argv)
@@ -597,7 +611,7 @@ def score_files(args: argparse.Namespace) -> list[dict]:
             check_tubes(truth)
         detections, left_out = read_predictions(path, truth, labels)
         check_names(path, truth, detections)
-        if pickled:                                          # which lists all test videos: others are of no split
+        if pickled:                                          # it lists all test videos
             known = np.isin(detections.video, truth.video)
             left_out["on videos that the ground truth lacks"] = int((~known).sum())
             detections = detections.select(known)
@@ -638,7 +652,8 @@ def main() -> None:
     # several splits, seeds or checkpoints: the mean of each protocol and beta
     alike = {}
     for result in results:
-        alike.setdefault((result["protocol"], result.get("beta"), result.get("joint", False)), []).append(result)
+        key = result["protocol"], result.get("beta"), result.get("joint", False)
+        alike.setdefault(key, []).append(result)
     for (protocol, beta, _), group in alike.items():
         if len(group) > 1:
             results.append(mean_and_spread(group))

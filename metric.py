@@ -169,7 +169,7 @@ def best_of_keyframe(key: np.ndarray, detections: Detections, ids: list[int], li
 
 def rows_by_class(label: np.ndarray, rows: np.ndarray, classes: int) -> list[np.ndarray]:
     """The given rows of each class, in the order in which they are given."""
-    label = label[rows].astype(np.min_scalar_type(classes))              # sorting one or two bytes is linear in time
+    label = label[rows].astype(np.min_scalar_type(classes))              # one or two bytes: sorted in linear time
     rows = rows[np.argsort(label, kind="stable")]
     return np.split(rows, np.cumsum(np.bincount(label, minlength=classes))[:-1])
 
@@ -330,7 +330,7 @@ def fill_gaps(tube: dict) -> dict:
 
 
 def suppress(rows: list[tuple], overlap, threshold: float) -> list[tuple]:
-    """Non-maximum suppression of rows (score, box or tube): the best one stays, then the best of the rest ..."""
+    """Non-maximum suppression of rows (score, box or tube): the best of each overlapping group stays."""
     kept = []
     for row in sorted(rows, key=lambda row: -row[0]):
         if all(overlap(row[1], other[1]) <= threshold for other in kept):
