@@ -18,7 +18,7 @@ def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "last.pt"
     torch.manual_seed(0)
     model = ovstad.build_model("toy")
-    torch.save({"model": model.state_dict(), "arch": "toy", "beta": 0.6, "prompt": "someone {}", "frames": 4,
+    torch.save({"model": model.state_dict(), "arch": "toy", "stage": "finetune", "beta": 0.6, "prompt": "someone {}", "frames": 4,
                 "short_side": 48}, path)
     clip, boxes = export.example(4, 48, 64, n=5)
     video = (clip.float() / 255 - torch.tensor(ovstad.IMAGENET_MEAN).view(3, 1, 1)) \
