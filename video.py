@@ -100,7 +100,7 @@ class VideoReader:
     def __init__(self, path: str, short_side: int | None = None, multiple: int = 1):
         self.path, self.short_side, self.multiple = path, short_side, multiple
         self.decoded = self.seeks = self.converted = 0
-        self.reformatter = VideoReformatter()
+        self.reformatter, self.size = VideoReformatter(), None
         self._open()
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 25)
         self.start, self.second = self.stream.start_time or 0, float(1 / self.stream.time_base)
@@ -235,8 +235,9 @@ class VideoReader:
 
     def _rgb(self, position: float, frame: av.VideoFrame) -> np.ndarray:
         if position not in self.pixels:
-            size = scaled_size(frame.width, frame.height, self.short_side, self.multiple)
-            self.pixels[position] = upright_rgb(frame, *size, self.reformatter)
+            # of the first frame: some streams change theirs on the way
+            self.size = self.size or scaled_size(frame.width, frame.height, self.short_side, self.multiple)
+            self.pixels[position] = upright_rgb(frame, *self.size, self.reformatter)
             self.converted += 1
         return self.pixels[position]
 

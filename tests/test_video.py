@@ -290,6 +290,14 @@ def test_a_damaged_packet_costs_its_own_frame_and_no_other(tmp_path):
         assert frame_idx == 16 or [number_of(picture) for picture in clip] == expected
 
 
+def test_a_stream_that_changes_its_size_gives_frames_of_one_size(tmp_path):
+    parts = [write_video(tmp_path / f"{i}.ts", 24, size=size, times=[40 * (24 * i + n) for n in range(24)])
+             for i, size in enumerate([(96, 64), (192, 128)])]
+    (tmp_path / "v.ts").write_bytes(b"".join(Path(part).read_bytes() for part in parts))
+    clip = read_clip(str(tmp_path / "v.ts"), 24, 8, 2)
+    assert clip.shape == (8, 64, 96, 3) and [number_of(picture) for picture in clip] == [16, 18, 20, 22, 0, 2, 4, 6]
+
+
 def test_a_damaged_end_is_where_the_decoder_says(tmp_path):
     path = write_video(tmp_path / "film.mp4", 80, bframes=0, gop=10)
     with av.open(path) as container:
