@@ -99,14 +99,14 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
                      "keyframes")
 
     alone = box_report(truth, boxes, protocol, iou)
+    now = frame_map(truth, found, protocol, iou)["mean_ap"]["all"] or 0
     lines.append(f"if labels were ignored: AP {100 * alone['ap']:.1f}, recall {100 * alone['recall']:.1f}"
-                 + ("; the boxes are good, look at the classes" if alone["recall"] > 0.5 else ""))
+                 + ("; the boxes are good, look at the classes" if alone["ap"] > 2 * now else ""))
     never = [name for label, name in enumerate(truth.texts) if label not in set(np.unique(found.label).tolist())
              and (truth.text == label).any()]
     if never:
         lines.append(f"{len(never)} of {len(truth.texts)} classes are never predicted, such as "
                      f"{', '.join(never[:3])}: is the label map that of the file?")
-    now = frame_map(truth, found, protocol, iou)["mean_ap"]["all"] or 0
     for step, name in ((1, "one lower"), (-1, "one higher")):
         moved = replace(found, label=((found.label + step) % len(truth.texts)).astype(np.int32))
         shifted = frame_map(truth, moved, protocol, iou)["mean_ap"]["all"] or 0

@@ -596,6 +596,9 @@ def score_files(args: argparse.Namespace) -> list[dict]:
         raise ValueError(f"--split {args.split[0]}: {args.ground_truth} has no splits; they are those of "
                          "JHMDB-GT.pkl")
     protocols = args.protocol or ["act" if pickled else "ava"]
+    for path in (args.ground_truth, *args.predictions):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
     results = []
     for path in args.predictions:
         beside = Path(path).with_suffix(".pbtxt")
