@@ -1,4 +1,4 @@
-"""VideoCLIP (Xu et al., EMNLP 2021): S3D-G gives each second of video a vector, two BERTs compare them with words.
+"""VideoCLIP (Xu et al., EMNLP 2021): S3D-G makes a vector of each second of video, two BERTs relate it to words.
 
     up to 30 frames (3, T, H, W) --S3D-G--> map (1024, t, h, w) --mean, fc, length 1--> v
     [CLS] v_1 .. v_n [SEP] --BERT, 6 layers--> mean of all states but [CLS]: the video's vector
@@ -254,7 +254,8 @@ class VideoCLIP(nn.Module):
     def encode_seconds(self, vectors: Tensor) -> Tensor:
         """S3D's vectors (B, n, 512) of n seconds -> (B, D). [SEP] stands at position 33 whatever n."""
         bert, n = self.video_encoder.bert, vectors.shape[1]
-        cls, sep = bert.embeddings.word_embeddings.weight[[CLS, SEP]][:, None, None].expand(2, len(vectors), 1, -1)
+        marks = bert.embeddings.word_embeddings.weight[[CLS, SEP]]
+        cls, sep = marks[:, None, None].expand(2, len(vectors), 1, -1)           # each (B, 1, M)
         x = torch.cat([cls, self.video_encoder.videomlp(F.normalize(vectors, dim=-1)), sep], dim=1)
         positions = torch.tensor([*range(n + 1), MAX_SECONDS + 1], device=x.device)
         return bert(x, positions)[:, 1:].mean(dim=1)
