@@ -35,6 +35,7 @@ import engine
 import ovstad
 import train_align
 import train_finetune
+import training
 from formats.predictions import read_predictions, write_predictions
 from formats.ucf_jhmdb import UCF101_24
 from metric import frame_map
@@ -236,19 +237,19 @@ def training_step(bench: Bench, model: ovstad.ViCLIP, stage: int, amp: bool, che
     model.text_encoder.requires_grad_(stage == 2)
     text = (train_align.SentenceFeatures(model, PROMPTS)(list(range(len(PROMPTS)))) if stage == 1
             else ovstad.trim(ovstad.tokenize(PROMPTS)).to(bench.device))
-    optimizer, columns = engine.make_optimizer(model, args), {i: i for i in range(len(PROMPTS))}
+    optimizer, columns = training.make_optimizer(model, args), {i: i for i in range(len(PROMPTS))}
 
     def step(groups: list[dict]) -> None:
         args.batch_size = sum(len(group["video"]) for group in groups)
         boxes = sum(len(boxes) for group in groups for boxes in group["boxes"])
         optimizer.zero_grad()
-        engine.forward_backward(model, groups, text, columns, boxes, args, bench.process)
+        training.forward_backward(model, groups, text, columns, boxes, args, bench.process)
         optimizer.step()
         model.clamp_temperature()
     return step
 
 
-def training(bench: Bench) -> None:
+def training_steps(bench: Bench) -> None:
     """Both stages' steps on whole frames, and the memory of a step with all layers."""
     arch, (height, width) = ovstad.ARCHS[bench.args.arch], frame_size(bench.args.arch)
     batch = batch_for(bench.batch, (height, width), arch.frames)
@@ -393,7 +394,7 @@ def loader(bench: Bench) -> None:
     for workers in (1, 2) if bench.args.quick else (1, 2, 4):
         args.workers, args.iterations = workers, 4 * workers + 30
         step = training_step(bench, bench.model(arch=arch), 1, bench.gpu)
-        batches, waited = iter(engine.training_loader(dataset, args, bench.process, 0, scale=scale)), 0.0
+        batches, waited = iter(training.training_loader(dataset, args, bench.process, 0, scale=scale)), 0.0
         for i in range(args.iterations):
             if i == 4 * workers:                             # all that the workers had ready is used up
                 start, waited = time.perf_counter(), 0.0
@@ -505,7 +506,7 @@ def table(bench: Bench) -> None:
 
 # ---------------------------------------------------------------- the command line
 
-PARTS = {"encoder": encoder, "regions": regions, "training": training, "decoding": decoding,
+PARTS = {"encoder": encoder, "regions": regions, "training": training_steps, "decoding": decoding,
          "loader": loader, "evaluation": evaluation, "table": table}
 
 

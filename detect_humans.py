@@ -37,6 +37,7 @@ from tqdm import tqdm
 import data
 import engine
 import ovstad
+import training
 from formats.proposals import read_proposals, write_proposals
 from metric import box_report
 from table import Annotations, Detections, make_annotations
@@ -396,12 +397,12 @@ def train(args: argparse.Namespace) -> Path:
     args.optimizer, args.lr = args.optimizer or optimizer, args.lr or lr
     from_scratch = args.detector_weights == "random"
     share_foreground(detector, process)
-    wrapped = engine.wrap(detector, process)
+    wrapped = training.wrap(detector, process)
     set_training(detector, from_scratch)
-    optimizer = engine.make_optimizer(detector, args)
-    start = engine.resume(args, detector, optimizer)
-    engine.check_agreement(process, start, dataset.clips)
-    meter, bad = engine.Meter(args, process, start), engine.BadClips(args, start)
+    optimizer = training.make_optimizer(detector, args)
+    start = training.resume(args, detector, optimizer)
+    training.check_agreement(process, start, dataset.clips)
+    meter, bad = training.Meter(args, process, start), engine.BadClips(args, start)
 
     def save(step: int) -> None:
         """Validate, and write the checkpoint."""
@@ -423,12 +424,12 @@ def train(args: argparse.Namespace) -> Path:
                 "stage": "humans", "arch": detector.name, "args": engine.plain(args)})
 
     # the loop
-    loader = engine.training_loader(dataset, args, process, start, list)   # frames of different sizes are no tensor
+    loader = training.training_loader(dataset, args, process, start, list)   # frames of different sizes are no tensor
     for step, items in enumerate(meter.batches(loader), start + 1):
         shared = process.gather((len(items), [item["bad"] for item in items if "bad" in item]))
         bad.count(sum(frames for frames, _ in shared), sum((reasons for _, reasons in shared), []))
 
-        engine.set_learning_rate(optimizer, step - 1, args)
+        training.set_learning_rate(optimizer, step - 1, args)
         optimizer.zero_grad()
         torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))   # Faster R-CNN draws
         images = [item["image"].to(process.device).float() / 255 for item in items]
@@ -475,7 +476,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                             "0, and with --csv: none")
     group.add_argument("--measure", metavar="CSV",
                        help="measure these proposals against the dataset's boxes")
-    engine.add_optimisation_flags(parser, batch_size=16, iterations=10_000, lr=None,
+    training.add_optimisation_flags(parser, batch_size=16, iterations=10_000, lr=None,
                                   weight_decay=1e-4)
     parser.set_defaults(optimizer=None)
     engine.add_run_flags(parser)

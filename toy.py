@@ -44,6 +44,7 @@ import evaluate
 import ovstad
 import train_align
 import train_finetune
+import training
 from draw import COLOURS
 from video import open_video
 from worlds import ACTIONS, FPS, SIZE, compose, render, write_film, write_set
@@ -102,7 +103,7 @@ def pretrain(captions: Path, out: Path, start: Path | None, steps: int, lr: floa
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = engine.learning_rate(step, lr, steps // 10, steps)
+            group["lr"] = training.learning_rate(step, lr, steps // 10, steps)
         optimizer.step()
         model.clamp_temperature()
         bar.set_postfix({"loss": f"{loss.item():.3f}", "tau": f"{model.temp.item():.3f}"})

@@ -23,6 +23,7 @@ from torch import Tensor
 import data
 import engine
 import ovstad
+import training
 from formats.files import read_list
 from table import Annotations, cached, exclude_videos, merge, sample_fraction
 
@@ -131,7 +132,7 @@ class SentenceFeatures:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     add_alignment_flags(parser)
-    engine.add_training_flags(parser, batch_size=16, iterations=60_000, lr=1e-5, stride=1)        # Section 4.1
+    training.add_training_flags(parser, batch_size=16, iterations=60_000, lr=1e-5, stride=1)        # Section 4.1
     parser.set_defaults(out="runs/align")
     return parser.parse_args(argv)
 
@@ -139,24 +140,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace) -> Path | None:
     """Run stage 1 and return the path of its checkpoint; None after a rehearsal."""
     process = engine.start_process(args.device)
-    out = engine.output_folder(args)
+    out = training.output_folder(args)
 
     # data
     annotations = read_alignment(args)
     args.table = engine.fingerprint(annotations)             # a run goes on only on the same data
-    model = engine.model_for(args)
+    model = training.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch,
                                crop=args.crop, scale=args.scale)
 
     # model and optimiser: the text encoder is frozen (Section 3.3), tau is learned
     model.text_encoder.requires_grad_(False)
-    wrapped = engine.wrap(model, process)
-    optimizer = engine.make_optimizer(model, args)
-    start = engine.resume(args, model, optimizer)
-    engine.check_agreement(process, start, dataset)
+    wrapped = training.wrap(model, process)
+    optimizer = training.make_optimizer(model, args)
+    start = training.resume(args, model, optimizer)
+    training.check_agreement(process, start, dataset)
     sentences = SentenceFeatures(model, dataset.texts)
-    meter, bad = engine.Meter(args, process, start), engine.BadClips(args, start)
-    rehearsal = engine.Rehearsal(args, process, model) if args.rehearse else None
+    meter, bad = training.Meter(args, process, start), engine.BadClips(args, start)
+    rehearsal = training.Rehearsal(args, process, model) if args.rehearse else None
 
     def save(step: int) -> None:
         if process.is_main:
@@ -167,16 +168,16 @@ def train(args: argparse.Namespace) -> Path | None:
                 "short_side": args.short_side, "args": engine.plain(args)})
 
     # the loop
-    loader = engine.training_loader(dataset, args, process, start, scale=None if args.crop else args.scale)
+    loader = training.training_loader(dataset, args, process, start, scale=None if args.crop else args.scale)
     for step, groups in enumerate(meter.batches(loader), start + 1):
         # every region meets the sentences of all processes, and all count the same boxes;
         # not in the paper: equal sentences are one column, a box with several sentences is one row
-        batch = engine.gather_batch(process, groups)
+        batch = training.gather_batch(process, groups)
         bad.count(batch.clips, batch.bad)
 
-        engine.set_learning_rate(optimizer, step - 1, args)
+        training.set_learning_rate(optimizer, step - 1, args)
         optimizer.zero_grad()
-        loss = engine.forward_backward(wrapped, groups, sentences(batch.texts),                  # Eq. (6)
+        loss = training.forward_backward(wrapped, groups, sentences(batch.texts),                  # Eq. (6)
                                        {text: i for i, text in enumerate(batch.texts)},
                                        batch.boxes, args, process)
         optimizer.step()
@@ -185,7 +186,7 @@ def train(args: argparse.Namespace) -> Path | None:
         meter.update(step, loss, args.batch_size,
                      [dataset.name(index) for group in groups for index in group["keyframe"]],
                      lr=optimizer.param_groups[0]["lr"], tau=model.temp.detach().clone(),
-                     grad_norm=engine.gradient_norm(model.vision_encoder))
+                     grad_norm=training.gradient_norm(model.vision_encoder))
         if rehearsal and rehearsal.done(batch, loss, len(batch.texts), meter):
             return None
         if step % args.save_every == 0 and step < args.iterations:

@@ -23,6 +23,7 @@ import torch
 import data
 import engine
 import ovstad
+import training
 from formats.proposals import add_proposals, read_proposals
 from table import Annotations
 
@@ -76,7 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter,
                                      epilog=f"default {recipe}, --out runs/DATASET")
     add_finetuning_flags(parser)
-    engine.add_training_flags(parser)
+    training.add_training_flags(parser)
     group = parser.add_argument_group("text")
     group.add_argument("--prompt", default=ovstad.PROMPT, help="{} stands for the class name")
     group.add_argument("--freeze-text", action="store_true",
@@ -94,7 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace) -> Path | None:
     """Run stage 2 and return the path of its checkpoint; None after a rehearsal."""
     process = engine.start_process(args.device)
-    out = engine.output_folder(args)
+    out = training.output_folder(args)
 
     # data
     annotations, novel = read_finetuning(args)
@@ -103,24 +104,24 @@ def train(args: argparse.Namespace) -> Path | None:
         print(f"{len(classes)} base classes: {', '.join(classes)}\n"
               f"{len(novel)} novel classes, kept out of training: {', '.join(novel) or 'none'}")
     args.table = engine.fingerprint(annotations)             # a run goes on only on the same data
-    model = engine.model_for(args)
+    model = training.model_for(args)
     dataset = data.ClipDataset(annotations, args.frames, args.stride, patch=model.patch,
                                crop=args.crop, scale=args.scale, mirror_texts=False)
 
     # model and optimiser
     model.text_encoder.requires_grad_(not args.freeze_text)
-    wrapped = engine.wrap(model, process)
-    optimizer = engine.make_optimizer(model, args)
-    start = engine.resume(args, model, optimizer)
-    engine.check_agreement(process, start, dataset)
+    wrapped = training.wrap(model, process)
+    optimizer = training.make_optimizer(model, args)
+    start = training.resume(args, model, optimizer)
+    training.check_agreement(process, start, dataset)
     prompts = [args.prompt.replace("{}", name) for name in classes]
     text = ovstad.trim(ovstad.tokenize(prompts)).to(process.device)                      # (C_b, L)
     if args.freeze_text:
         with torch.no_grad():
             text = model.text_encoder(text)                  # (C_b, D), once
     columns = {i: i for i in range(len(classes))}
-    meter, bad = engine.Meter(args, process, start), engine.BadClips(args, start)
-    rehearsal = engine.Rehearsal(args, process, model) if args.rehearse else None
+    meter, bad = training.Meter(args, process, start), engine.BadClips(args, start)
+    rehearsal = training.Rehearsal(args, process, model) if args.rehearse else None
 
     def save(step: int) -> None:
         if process.is_main:
@@ -131,21 +132,21 @@ def train(args: argparse.Namespace) -> Path | None:
                 "stride": args.stride, "short_side": args.short_side, "args": engine.plain(args)})
 
     # the loop
-    loader = engine.training_loader(dataset, args, process, start, scale=None if args.crop else args.scale)
+    loader = training.training_loader(dataset, args, process, start, scale=None if args.crop else args.scale)
     for step, groups in enumerate(meter.batches(loader), start + 1):
-        batch = engine.gather_batch(process, groups)         # all processes count the same boxes
+        batch = training.gather_batch(process, groups)         # all processes count the same boxes
         bad.count(batch.clips, batch.bad)
 
-        engine.set_learning_rate(optimizer, step - 1, args)
+        training.set_learning_rate(optimizer, step - 1, args)
         optimizer.zero_grad()
-        loss = engine.forward_backward(wrapped, groups, text, columns, batch.boxes, args, process)   # Eq. (4)
+        loss = training.forward_backward(wrapped, groups, text, columns, batch.boxes, args, process)   # Eq. (4)
         optimizer.step()
         model.clamp_temperature()
 
         meter.update(step, loss, args.batch_size,
                      [dataset.name(index) for group in groups for index in group["keyframe"]],
                      lr=optimizer.param_groups[0]["lr"], tau=model.temp.detach().clone(),
-                     grad_norm=engine.gradient_norm(model.vision_encoder))
+                     grad_norm=training.gradient_norm(model.vision_encoder))
         if rehearsal and rehearsal.done(batch, loss, len(classes), meter):
             return None
         if step % args.save_every == 0 and step < args.iterations:

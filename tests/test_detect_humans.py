@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 import data  # noqa: E402
 import detect_humans  # noqa: E402
 import engine  # noqa: E402
+import training  # noqa: E402
 from detect_humans import build_detector, detect_frames, new_detector, one_class  # noqa: E402
 from formats.proposals import read_proposals  # noqa: E402
 from table import Detections, box_iou, make_annotations  # noqa: E402
@@ -387,7 +388,7 @@ def test_a_checkpoint_is_a_detector_that_knows_its_name(trained):
 
 def test_a_resumed_finetuning_ends_as_the_uninterrupted_one(world, tmp_path, monkeypatch):
     flags = "--iterations 4 --warmup 2 --save-every 2 --validate 0"
-    whole, real = train(world, tmp_path / "whole", flags), engine.learning_rate
+    whole, real = train(world, tmp_path / "whole", flags), training.learning_rate
 
     def interrupted(step, *rest):
         if step == 3:

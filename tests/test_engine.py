@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import engine  # noqa: E402
+import training  # noqa: E402
 from table import make_annotations  # noqa: E402
 
 
@@ -96,9 +97,9 @@ def test_a_run_of_two_processes_that_is_killed_ends_with_one_process(tmp_path):
 
 # ---------------------------------------------------------------- checkpoints
 
-def training(out, *more):
+def flags(out, *more):
     parser = argparse.ArgumentParser()
-    engine.add_optimisation_flags(parser, 2, 4, 0.1, 0.0, warmup=0)
+    training.add_optimisation_flags(parser, 2, 4, 0.1, 0.0, warmup=0)
     engine.add_run_flags(parser)
     parser.set_defaults(out=str(out), accumulate=1)
     return parser.parse_args([*more])
@@ -108,7 +109,7 @@ def linear(args):
     """A model after one step, and its optimiser."""
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
-    optimizer = engine.make_optimizer(model, args)
+    optimizer = training.make_optimizer(model, args)
     model(torch.ones(3)).sum().backward()
     optimizer.step()
     return model, optimizer
@@ -123,24 +124,24 @@ def write_run(args, **changes):
 
 
 def test_a_run_goes_on_from_its_checkpoint_with_the_same_flags_and_data(tmp_path):
-    args = training(tmp_path)
-    assert engine.resume(args, *linear(args)) == 0
+    args = flags(tmp_path)
+    assert training.resume(args, *linear(args)) == 0
     args.table = "0123"
     write_run(args)
     with pytest.raises(ValueError, match="last.pt: a run is already there; go on with --resume"):
-        engine.resume(args, *linear(args))
+        training.resume(args, *linear(args))
     args.resume, args.workers = True, 7
-    assert engine.resume(args, *linear(args)) == 1
+    assert training.resume(args, *linear(args)) == 1
     args.table = "4567"
     with pytest.raises(ValueError, match="was started on other data"):
-        engine.resume(args, *linear(args))
+        training.resume(args, *linear(args))
     args.table, args.lr = "0123", 0.2
     with pytest.raises(ValueError, match="was started with --lr 0.1, not 0.2"):
-        engine.resume(args, *linear(args))
+        training.resume(args, *linear(args))
 
 
 def test_a_checkpoint_whose_optimiser_is_damaged_is_not_gone_on_with(tmp_path):
-    args = training(tmp_path, "--resume")
+    args = flags(tmp_path, "--resume")
     sound = write_run(args)
 
     def with_momentum(value):
@@ -152,14 +153,14 @@ def test_a_checkpoint_whose_optimiser_is_damaged_is_not_gone_on_with(tmp_path):
                           (with_momentum(torch.tensor(math.nan)), "not finite")):
         write_run(args, optimizer=state)
         with pytest.raises(ValueError, match=f"last.pt: cannot be gone on with .*{reason}.*another --out"):
-            engine.resume(args, *linear(args))
+            training.resume(args, *linear(args))
 
 
 @pytest.mark.parametrize("warmup, iterations", [("4", "4"), ("1000", "10"), ("-1", "4")])
 def test_a_warm_up_that_fills_the_run_is_refused(tmp_path, warmup, iterations):
-    args = training(tmp_path, "--warmup", warmup, "--iterations", iterations)
+    args = flags(tmp_path, "--warmup", warmup, "--iterations", iterations)
     with pytest.raises(ValueError, match=f"--warmup {warmup}: .* shorter than --iterations {iterations}"):
-        engine.resume(args, *linear(args))
+        training.resume(args, *linear(args))
 
 
 def test_a_table_is_known_by_its_rows_and_words_not_by_where_its_files_lie():
@@ -197,7 +198,7 @@ def test_without_a_terminal_progress_is_lines(monkeypatch, capsys):
 
 
 def test_a_run_too_short_to_judge_is_judged_at_its_end(tmp_path):
-    args = training(tmp_path, "--batch-size", "4", "--iterations", "100")
+    args = flags(tmp_path, "--batch-size", "4", "--iterations", "100")
     long, short, enough = (engine.BadClips(args, start) for start in (0, 97, 97))   # 12 clips are left
     for bad in (long, short):
         bad.count(8, ["a.mp4 0 s: broken"] * 3)              # more than a quarter, but it may get better

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [["ovstad", "video", "table", "draw", "worlds"],
-          ["formats.files", "formats.sentences"], ["metric", "formats", "baselines"], ["data", "diagnosis"], ["engine"],
+          ["formats.files", "formats.sentences"], ["metric", "formats", "baselines"], ["data", "diagnosis"], ["engine"], ["training"],
           ["train_align", "train_finetune", "evaluate", "detect_humans", "check_data", "export"],
           ["detect_actions", "bench"], ["toy"]]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import engine  # noqa: E402
+import training  # noqa: E402
 import ovstad  # noqa: E402
 import train_align  # noqa: E402
 import train_finetune  # noqa: E402
@@ -107,7 +108,7 @@ def test_clips_of_two_shapes_in_a_step_are_one_batch_on_one_process_and_on_two(w
 def test_a_run_with_two_shapes_that_is_stopped_resumes_to_the_same_bits(world, mixed, tmp_path, monkeypatch):
     recipe = ["--csv", mixed, "--iterations", "6", "--batch-size", "4", "--save-every", "2", "--lr", "0.001"]
     whole = run(world, train_align, tmp_path / "whole", *recipe)
-    plain, calls = engine.set_learning_rate, []
+    plain, calls = training.set_learning_rate, []
 
     def stop_at_step_4(*args):
         calls.append(args)
@@ -115,10 +116,10 @@ def test_a_run_with_two_shapes_that_is_stopped_resumes_to_the_same_bits(world, m
             raise KeyboardInterrupt
         plain(*args)
 
-    monkeypatch.setattr(engine, "set_learning_rate", stop_at_step_4)
+    monkeypatch.setattr(training, "set_learning_rate", stop_at_step_4)
     with pytest.raises(KeyboardInterrupt):
         run(world, train_align, tmp_path / "stopped", *recipe)
-    monkeypatch.setattr(engine, "set_learning_rate", plain)
+    monkeypatch.setattr(training, "set_learning_rate", plain)
     resumed = run(world, train_align, tmp_path / "stopped", *recipe, "--resume")
     assert largest_difference(whole, resumed) == 0
     assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "stopped")]
@@ -274,14 +275,14 @@ def test_the_checkpoint_describes_itself_and_loads_without_code(world, tmp_path)
 
 
 def test_learning_rate_warms_up_linearly_and_falls_to_zero_as_a_cosine():
-    rates = [engine.learning_rate(step, 1.0, 10, 110) for step in (0, 4, 9, 10, 60, 109)]
+    rates = [training.learning_rate(step, 1.0, 10, 110) for step in (0, 4, 9, 10, 60, 109)]
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))])
 
 
 def test_learning_rate_in_steps_is_a_tenth_from_five_and_seven_ninths_on_and_constant_stays():
-    rates = [engine.learning_rate(step, 1.0, 10, 900, "step") for step in (0, 9, 499, 500, 699, 700, 899)]
+    rates = [training.learning_rate(step, 1.0, 10, 900, "step") for step in (0, 9, 499, 500, 699, 700, 899)]
     assert rates == pytest.approx([0.1, 1, 1, 0.1, 0.1, 0.01, 0.01])
-    assert engine.learning_rate(899, 0.5, 10, 900, "constant") == 0.5
+    assert training.learning_rate(899, 0.5, 10, 900, "constant") == 0.5
 
 
 @pytest.mark.parametrize("flag, moves", [([], True), (["--tau-lr", "0"], False), (["--tau-lr", "0.5"], True)])
@@ -412,10 +413,10 @@ def test_processes_that_would_train_on_different_things_are_stopped():
     class Set(list):
         texts = ["a person waving"]
 
-    engine.check_agreement(engine.Process(0, 1, torch.device("cpu")), 3, Set([1, 2]))
-    engine.check_agreement(Two(0, 2, torch.device("cpu")), 5, Set([1, 2]))
+    training.check_agreement(engine.Process(0, 1, torch.device("cpu")), 3, Set([1, 2]))
+    training.check_agreement(Two(0, 2, torch.device("cpu")), 5, Set([1, 2]))
     with pytest.raises(ValueError, match=r"disagree .*\[\(3, 2, 1\), \(5, 2, 1\)\]; every machine needs the same --out"):
-        engine.check_agreement(Two(0, 2, torch.device("cpu")), 3, Set([1, 2]))
+        training.check_agreement(Two(0, 2, torch.device("cpu")), 3, Set([1, 2]))
 
 
 def test_braces_in_a_prompt_are_just_braces(world, tmp_path):
