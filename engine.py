@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data import collate
+from draw import draw_curves
 from formats.files import load_json, replacing
 from table import Annotations
 
@@ -180,6 +181,8 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
                          "Try a lower --lr or a longer --warmup")
     with replacing(path, binary=True) as file:               # an open file: a full disk is an OSError
         torch.save(checkpoint, file)
+    if (log := path.with_name("log.jsonl")).exists():
+        draw_curves(log, path.with_name("curve.png"))
     kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
 
 
@@ -190,7 +193,7 @@ def plain(args: argparse.Namespace) -> dict:
 
 # these flags may differ between the parts of an interrupted run: they do not change its result
 FREE_TO_CHANGE = {"device", "workers", "resume", "save_every", "log_every", "out", "accumulate",
-                  "gradient_checkpointing"}
+                  "gradient_checkpointing", "tensorboard"}
 
 
 def check_same_run(path: Path, before: dict, now: dict) -> None:

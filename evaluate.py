@@ -28,6 +28,8 @@ import json
 import os
 import platform
 import sys
+import tempfile
+import time
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +51,7 @@ from formats.proposals import read_proposals
 from formats.ucf_jhmdb import JHMDB_21, read_act_pickle
 from metric import (check_detections, check_protocol, check_tubes, frame_map, mean_of, people_of,
                     summarise, video_map)
-from table import Annotations, Detections, make_annotations, merge
+from table import Annotations, Detections, keyframe_key, make_annotations, merge
 
 
 # ---------------------------------------------------------------- what it says
@@ -357,6 +359,9 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     with torch.inference_mode():                             # the words once: (C, D)
         f_text = (model.encode_classes(classes) if args.prompts == "official" else
                   model.encode_text([prompt.replace("{}", name) for name in classes]))
+    if args.rehearse:
+        rehearse(model, f_text, sets, settings, args, process)
+        return []
     scored = [score_boxes(model, f_text, one, settings, out / f"parts-{number}", args, process)
               for number, one in enumerate(sets)]
     if not process.is_main:
@@ -388,6 +393,30 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
             print(f"{beta_text(result['beta']):>6}  " + "  ".join(f"{percent(ap):>6}" for ap in aps)
                   + f"  {result['protocol']}" + ("  joint" if result.get("joint") else ""))
     return results
+
+
+def rehearse(model, f_text: torch.Tensor, sets: list[TestSet], settings: dict, args: argparse.Namespace,
+             process: engine.Process) -> None:
+    """The first keyframes of each test set, and what to check before all of them; writes nothing."""
+    if process.world > 1:
+        raise ValueError("--rehearse goes through the first keyframes on one process; start it without torchrun")
+    for one in sets:
+        key = keyframe_key(one.proposals.video, one.proposals.keyframe)
+        keyframes = np.unique(key)
+        first = keyframes[:20 * args.batch_size]
+        some = replace(one, proposals=one.proposals.select(np.isin(key, first)))
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            scored = score_boxes(model, f_text, some, settings, Path(folder), args, process)
+        seconds = time.perf_counter() - began
+        low, middle, high = np.quantile(scored["logits"], [0, 0.5, 1])
+        print(f"rehearsal of {one.name}; nothing was written\n"
+              f"keyframes  {len(first):,} of {len(keyframes):,} with boxes, {len(scored['bad'])} unreadable; "
+              f"{len(scored['video']) / len(first):.1f} boxes a keyframe   (normal: 0 unreadable; 1 to 10 boxes)\n"
+              f"logits     {low:.1f} to {high:.1f}, half of them below {middle:.1f}, for {len(f_text)} prompts   "
+              "(normal: 10 to 30 at tau 0.01 before training, around 0 and below after it)\n"
+              f"speed      {len(first) / seconds:.1f} clips/s on one process   (normal: steady, --workers busy)\n"
+              f"to go      {seconds / len(first) * len(keyframes) / 3600:.2f} hours on one process")
 
 
 def check_sets(sets: list[TestSet], protocols: list[str], args: argparse.Namespace) -> None:
@@ -492,7 +521,7 @@ def score_joint(sets: list[TestSet], scored: list[dict], beta: int, protocol: st
 
 # flags that make the result of one of the two ways to score, and that the other would ignore without a word
 ONLY_CKPT = ("benchmark", "data", "jhmdb", "csv", "version", "proposals", "score", "beta", "joint",
-             "normalise", "prompts", "frames", "stride", "short_side", "out", "resume")
+             "normalise", "prompts", "frames", "stride", "short_side", "out", "resume", "rehearse")
 ONLY_FILES = ("predictions", "ground_truth", "label_map", "exclude")
 
 
@@ -536,6 +565,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--batch-size", type=engine.positive, default=16,
                        help="clips at a time, for each process")
     group.add_argument("--out", help="folder of the predictions; default: eval/ beside the checkpoint")
+    group.add_argument("--rehearse", action="store_true",
+                       help="only the first 20 batches of each test set: write nothing, and print what to check")
     group.add_argument("--resume", action="store_true",
                        help="keep what an earlier run encoded: one that was interrupted, or one to be scored "
                             "by another protocol")
@@ -645,7 +676,7 @@ def main() -> None:
     if args.ckpt:
         process = engine.start_process(args.device)
         results = [result for path in args.ckpt for result in score_checkpoint(path, args, process)]
-        if not process.is_main:
+        if not process.is_main or args.rehearse:
             return
     elif args.predictions and args.ground_truth:
         results = score_files(args)

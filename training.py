@@ -67,6 +67,7 @@ def add_training_flags(parser: argparse.ArgumentParser,
     add_run_flags(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--out", help="folder of checkpoints and log")
+    group.add_argument("--tensorboard", action="store_true", help="also write the log for TensorBoard, if it is installed")
     group.add_argument("--rehearse", action="store_true",
                        help=f"only the first {REHEARSAL} steps of the real command: write nothing, and print what "
                             "to check before spending a night")
@@ -305,6 +306,7 @@ class Meter:
         self.progress = Progress(args.iterations, start, "step", process)
         self.unread: list[tuple[int, Tensor, list[str]]] = []              # (step, loss, names of its clips)
         self.losses, self.waited, self.clips, self.since = [], 0.0, 0, time.perf_counter()
+        self.board = tensorboard(args.out) if process.is_main and getattr(args, "tensorboard", False) else None
         if process.is_main:                                  # steps after the checkpoint will be logged again
             self.log.parent.mkdir(parents=True, exist_ok=True)
             lines = self.log.read_text().splitlines() if self.log.exists() and start else []
@@ -354,6 +356,8 @@ class Meter:
         if self.process.is_main:
             with open(self.log, "a") as file:
                 file.write(json.dumps(line) + "\n")
+            for name in line if self.board else ():
+                self.board.add_scalar(name, line[name], step)
             self.progress.set_note({
                 "loss": f"{line['loss']:.4f}", **{name: f"{line[name]:.2g}" for name in values},
                 "clips/s": f"{line['clips_per_s']:.1f}", "wait": f"{line['data_wait']:.0%}"})
@@ -361,6 +365,15 @@ class Meter:
     def close(self) -> None:
         self.settle()
         self.progress.close()
+
+
+def tensorboard(folder):
+    """A writer for TensorBoard; ValueError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter    # only where it is asked for
+    except ImportError:
+        raise ValueError("--tensorboard: the package tensorboard is not installed; pip install tensorboard") from None
+    return SummaryWriter(folder)
 
 
 def output_folder(args: argparse.Namespace) -> Path:

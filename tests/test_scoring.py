@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -302,3 +303,11 @@ def test_a_mistake_is_explained_before_anything_is_written(
 def test_weights_without_a_benchmark_ask_for_one(world, tmp_path):
     with pytest.raises(ValueError, match="--benchmark ucf-jhmdb.ov-ava.csv"):
         score(world / "start.pth", tmp_path)
+
+
+def test_a_rehearsal_prints_its_lines_and_writes_nothing(checkpoint, tmp_path, capsys):
+    assert score(checkpoint, tmp_path / "out", "--rehearse", "--batch-size", "1") == []
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[-5:]] == [
+        "rehearsal", "keyframes", "logits", "speed", "to"]
+    assert re.search(r"keyframes +20 of 24 with boxes, 0 unreadable", out) and not (tmp_path / "out").exists()

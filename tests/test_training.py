@@ -271,7 +271,7 @@ def test_the_checkpoint_describes_itself_and_loads_without_code(world, tmp_path)
     assert record["prompt"] == "a person {}" and record["args"]["dataset"] == "csv" and record["short_side"] == 48
     model, _ = ovstad.load_model(str(tmp_path / "out" / "last.pt"))
     assert model.arch == "toy"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["last.pt", "log.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["curve.png", "last.pt", "log.jsonl"]
 
 
 def test_learning_rate_warms_up_linearly_and_falls_to_zero_as_a_cosine():
