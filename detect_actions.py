@@ -12,6 +12,8 @@ A video is read once, as a stream, and the pipeline knows no more of it than a f
 Written under --out: NAME.mp4 (annotated, with sound), NAME.csv and its label map NAME.pbtxt (AVA's layout, all
 scores), NAME_spans.csv (track,action,start,end,mean_score), NAME.html (a page to click through) and, with --json,
 NAME.json.
+A camera or live stream never falls behind: keyframes for which there is no time are left out and counted, and no
+MP4 is drawn unless --video asks for it. --json - writes each person on a keyframe to standard output at once.
 Ctrl-C ends the video there and leaves these files whole. NAME.done says that the video is complete, NAME.unfinished
 that it is not. Memory does not grow with the video.
 
@@ -34,6 +36,7 @@ import glob
 import hashlib
 import json
 import os
+import queue
 import re
 import signal
 import sys
@@ -244,6 +247,11 @@ class Words:
 
 # ---------------------------------------------------------------- the frames
 
+def camera_path(video: str) -> str:
+    """/dev/video0 for camera 0; other videos are as they are named."""
+    return f"/dev/video{video}" if video.isdecimal() and not os.path.exists(video) else video
+
+
 def decode(container, stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """The frames of a stream in display order; damaged packets are left out, and a lost connection is the end."""
     for packet in packets(container, stream):
@@ -252,28 +260,34 @@ def decode(container, stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
 
 
 class Source:
-    """A video file, a folder of numbered frames, or the address of a stream or camera, read once."""
+    """A video file, a folder of numbered frames, or a camera or stream, read once.
+
+    `is_live` of a camera or a stream without end: what is not looked at in time is lost.
+    """
 
     def __init__(self, video, settings: Settings, stop: threading.Event | None = None):
         self.name, self.limit, self.stop = os.fspath(video), settings.max_seconds or inf, stop
         self.rate, self.duration = Fraction(settings.fps).limit_denominator(100_000), None
         self.start = self.end = self.held = 0.0              # of the container's clock; of what is read so far
         self.promised = 0.0                                  # seconds of pictures, 0 where nothing says so
-        is_address = "://" in self.name
-        if not is_address and not os.path.exists(self.name):
-            raise FileNotFoundError(f"{self.name}: no such video file or folder of frames")
-        if os.path.isdir(self.name):
-            self.pictures, self.duration = self.read_folder(), float(len(numbered_frames(self.name)) / self.rate)
+        self.is_live, self.late = False, 0                   # late: keyframes for which there was no time
+        path = camera_path(self.name)
+        if "://" not in path and not os.path.exists(path):
+            raise FileNotFoundError(f"{self.name}: no such video file, folder of frames or camera")
+        if os.path.isdir(path):
+            self.pictures, self.duration = self.read_folder(), float(len(numbered_frames(path)) / self.rate)
         else:
-            camera = "v4l2" if self.name.startswith("/dev/video") else None
-            container, stream = open_container(self.name, format=camera, timeout=20 if is_address else None)
-            stream.thread_type = "AUTO"
+            container, stream = open_container(path, format="v4l2" if path.startswith("/dev/video") else None,
+                                               timeout=20 if "://" in path else None)
             rate = stream.average_rate or stream.guessed_rate
             self.rate = rate if rate and rate <= 240 else self.rate          # some containers only have a clock
             lasts = stream.duration and float(stream.duration * stream.time_base)
             self.duration = lasts or container.duration and container.duration / av.time_base
             # what the pictures must come to: where only the file says how long it is, that may be its sound
             self.promised = lasts or (self.duration if len(container.streams) == 1 else None) or 0.0
+            self.is_live = not self.duration and not os.path.isfile(path)
+            # threads that decode a frame each would keep as many frames back
+            stream.thread_type = "SLICE" if self.is_live else "AUTO"
             self.pictures = ((frame.time, frame) for frame in decode(container, stream))
         self.duration = self.duration and min(self.duration, self.limit)     # None: not known
 
@@ -366,6 +380,35 @@ def in_thread(items: Iterator) -> Iterator:
                 yield item
         finally:                                             # left early, or broken
             thread.submit(items.close).result()
+
+
+def newest(keyframes: Iterator[Keyframe], source: Source) -> Iterator[Keyframe]:
+    """The keyframes of a live source, read in a thread of its own that never waits for us.
+
+    Where a keyframe is not taken before the next one is there, it is late: it is left out, with its pictures,
+    and counted in source.late.
+    """
+    waiting, left = queue.Queue(1), threading.Event()
+
+    def read() -> None:
+        with closing(keyframes):
+            for keyframe in keyframes:
+                with suppress(queue.Empty):
+                    keyframe.cuts[:0] = waiting.get_nowait().cuts
+                    source.late += 1
+                waiting.put(keyframe)
+                if left.is_set():
+                    return
+
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(read)
+        try:
+            while not reading.done() or not waiting.empty():
+                with suppress(queue.Empty):
+                    yield waiting.get(timeout=0.05)
+            reading.result()
+        finally:
+            left.set()
 
 
 # ---------------------------------------------------------------- the people
@@ -517,7 +560,7 @@ def track_people(source: Source, words: Words, people, pictures: bool = False) -
     """
     tracker, before, present, first = Tracker(words.settings), {}, None, Keyframe(0.0, [], [])
     keyframes = read_keyframes(source, keyframe_times(people, words.settings), words, pictures)
-    with closing(in_thread(keyframes)) as keyframes:
+    with closing(newest(keyframes, source) if source.is_live else in_thread(keyframes)) as keyframes:
         for following in keyframes:
             boxes, sure = find_people(following, people)
             linked = tracker.link(following, boxes, sure) if len(boxes) else {}
@@ -666,8 +709,8 @@ class Film:
 class Results:
     """The text files of one video; every row is on disk as soon as it is final."""
 
-    def __init__(self, stem: Path, source: Source, words: Words, as_json: bool, keep: bool):
-        self.source, self.words, self.detections = source, words, 0
+    def __init__(self, stem: Path, source: Source, words: Words, as_json: str | None, keep: bool):
+        self.source, self.words, self.detections, self.as_lines = source, words, 0, as_json == "-"
         self.kept: list[Detection] | None = [] if keep else None
         self.people: dict[int, tuple[float, float]] = {}             # first and last second, by track
         self.spans: list[Span] = []                                  # that ended
@@ -677,7 +720,7 @@ class Results:
         self.span_rows = csv.writer(self.open(f"{stem}_spans.csv"), lineterminator="\n")
         self.span_rows.writerow(["track", "action", "start", "end", "mean_score"])
         write_label_map(f"{stem}.pbtxt", dict(enumerate(words.names, 1)))
-        self.json = self.open(f"{stem}.json") if as_json else None
+        self.json = self.open(f"{stem}.json") if as_json == "file" else None
         if self.json:
             head = {"video": source.name, "actions": words.names, "calibration": words.settings.calibration,
                     "threshold": words.settings.threshold}
@@ -692,8 +735,10 @@ class Results:
             box = [f"{side:.6f}" for side in seen.box]
             for c, score in enumerate(seen.scores.values(), 1):
                 self.rows.writerow([Path(seen.video).name, f"{seen.time:.3f}", *box, c, repr(score)])
+            record = {"time": seen.time, "track": seen.track, "box": seen.box, "scores": seen.scores}
+            if self.as_lines:
+                print(json.dumps({"video": seen.video, **record}), flush=True)
             if self.json:
-                record = {"time": seen.time, "track": seen.track, "box": seen.box, "scores": seen.scores}
                 self.json.write(("," if self.detections else "") + "\n" + json.dumps(record))
             self.detections += 1
             if self.kept is not None:
@@ -789,24 +834,26 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
 
     people: as for `find_people`. Where stop is set from outside, the video ends.
     """
-    settings, began, film, end = words.settings, perf_counter(), None, 0.0
+    settings, film, end, delays = words.settings, None, 0.0, deque(maxlen=10_000)
+    began = said = perf_counter()
     source = Source(video, settings, stop)
     if people is None:
         raise ValueError(f"{args.proposals}: {video} is not in it; write its path or file name in the first column")
     request = describe_request(video, args, words, people)
     if args.skip_existing and request.items() <= read_mark(f"{stem}.done").items():
-        print(f"{video}: complete, skipped")
+        print(f"{video}: complete, skipped", file=sys.stderr if args.json == "-" else sys.stdout)
         return
+    with_film = not source.is_live if args.video is None else args.video
     if args.export and not (os.path.isfile(video) or os.path.isdir(video)):
         raise ValueError(f"--export {args.export}: {video} is neither a file nor a folder of frames")
-    claim_files(stem, video, request, [".csv", ".pbtxt", "_spans.csv", ".html"] + [".mp4"] * (not args.no_video)
-                + [".json"] * args.json + [".cvat.xml", ".cvat.labels.json"] * bool(args.export))
+    claim_files(stem, video, request, [".csv", ".pbtxt", "_spans.csv", ".html"] + [".mp4"] * with_film
+                + [".json"] * (args.json == "file") + [".cvat.xml", ".cvat.labels.json"] * bool(args.export))
     results = Results(stem, source, words, args.json, keep=bool(args.export))
     shape = "{l_bar}{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
     bar = tqdm(total=source.duration, unit=" video s", desc=stem.name, dynamic_ncols=True,
                disable=None if engine.is_main() else True, bar_format=shape if source.duration else None)
     try:
-        with closing(in_thread(track_people(source, words, people, pictures=not args.no_video))) as intervals:
+        with closing(in_thread(track_people(source, words, people, with_film))) as intervals:
             for a, b in intervals:
                 parts = split_interval(a, b, settings.every)
                 for time, picture in b.frames:
@@ -816,6 +863,12 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
                 results.add(b, parts)
                 end = b.time
                 bar.update(end - bar.n)
+                if source.is_live and b.picture:
+                    delays.append(perf_counter() - b.arrived)
+                    bar.set_postfix_str(f"{delays[-1]:.1f} s behind, {source.late} keyframes late")
+                elif bar.disable and engine.is_main() and perf_counter() - said > 60:      # where a bar would fill a log
+                    said = perf_counter()
+                    print(f"{video}: {end:.0f} of {source.duration or inf:.0f} s", file=sys.stderr)
     finally:
         bar.close()
         results.close(end)
@@ -832,17 +885,24 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
     if not stop.is_set() and not is_short:
         os.replace(f"{stem}.unfinished", f"{stem}.done")
 
-    print(f"\n{video}: {end:.1f} s, {len(people_seen)} people, {results.detections} boxes; "
-          f"{end / (perf_counter() - began):.1f} video seconds a second")
+    say = functools.partial(print, file=sys.stderr if args.json == "-" else sys.stdout)
+    say(f"\n{video}: {end:.1f} s, {len(people_seen)} people, {results.detections} boxes; "
+        f"{end / (perf_counter() - began):.1f} video seconds a second")
+    if delays:
+        say(f"  from keyframe to row {np.median(delays):.1f} s, at most {max(delays):.1f} s; "
+            f"{source.late} late keyframes were left out")
     for track, start, until in people_seen[:20]:
         said = ", ".join(f"{span.action} {span.score:.2f} ({span.start:.1f}-{span.end:.1f})"
                          for span in results.spans if span.track == track)
-        print(f"  person {track:<4} {start:6.1f} - {until:6.1f} s  {said or 'none of these'}")
+        say(f"  person {track:<4} {start:6.1f} - {until:6.1f} s  {said or 'none of these'}")
     if not people_seen:
-        print("  nobody was found: no person above --person-score on any keyframe"
-              + (f"; those of the proposals begin at {min(people):g} s"
-                 if isinstance(people, dict) and people else ""))
-    print(f"  written: {stem}.*, {stem}_spans.csv; look at {stem}.html")
+        say("  nobody was found: no person above --person-score on any keyframe"
+            + (f"; those of the proposals begin at {min(people):g} s"
+               if isinstance(people, dict) and people else ""))
+    say(f"  written: {stem}.*, {stem}_spans.csv; look at {stem}.html")
+    if stop.is_set():
+        say(f"  stopped by you at {end:.1f} s: what was seen until then is kept. The same command begins this video "
+            "again; with --skip-existing it leaves out those that are complete")
     if is_short:
         raise ValueError(f"{video}: says it lasts {promised:.1f} s, but its frames end at {end:.1f} s; "
                          "it may be cut short. What could be read is written")
@@ -869,8 +929,7 @@ def name_videos(patterns: list[str]) -> dict[str, str]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     parser.add_argument("videos", nargs="+", metavar="VIDEO",
-                        help="files, folders of numbered frames, globs, or the address of a stream "
-                             "or camera (rtsp://..., /dev/video0)")
+                        help="files, folders of numbered frames, globs, streams (rtsp://...) or cameras (0, /dev/video0)")
     groups = {name: parser.add_argument_group(name)
               for name in ("words", "model", "people", "scores", "output", "run")}
     add = groups["words"].add_argument
@@ -889,10 +948,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "place of the detector; its keyframes are then the keyframes")
     add = groups["output"].add_argument
     add("--out", default="runs/actions", help="folder")
-    add("--json", action="store_true", help="all of it in one JSON file, too")
+    add("--json", nargs="?", const="file", choices=["file", "-"], metavar="-",
+        help="all of it in NAME.json, too; with -, each person on a keyframe as a line of JSON on standard output")
     add("--export", choices=["cvat"], help="NAME.cvat.xml, too: the tracks, to be corrected in CVAT, and "
         "NAME.cvat.labels.json, the labels that its task needs; for files and folders, whose rows are held until the end")
-    add("--no-video", action="store_true", help="only tables and the page: faster")
+    add("--video", action=argparse.BooleanOptionalAction,
+        help="the annotated MP4; --no-video is faster. By default not for cameras and live streams")
     add("--skip-existing", action="store_true",
         help="leave out videos that are complete under --out, by the same flags and weights")
     groups["run"].add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
@@ -924,8 +985,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     settings = Settings(**{setting.name: getattr(args, setting.name) for setting in fields(Settings)})
     names = name_videos(args.videos)
-    if not any("://" in video or os.path.exists(video) for video in names):
-        raise FileNotFoundError(f"{next(iter(names))}: no such video file or folder of frames")
+    if not any("://" in video or os.path.exists(camera_path(video)) for video in names):
+        raise FileNotFoundError(f"{next(iter(names))}: no such video file, folder of frames or camera")
     process = engine.start_process(args.device)
     words = Words(args.words, args.ckpt, settings, process.device)
     if words.note and process.is_main:

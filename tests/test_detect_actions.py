@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -657,6 +658,71 @@ def test_two_processes_share_the_videos_and_all_end_with_the_status_of_the_broke
         capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "0.mp4: not a video" in result.stderr
     assert [len(read_rows(tmp_path / "out" / f"{name}.csv")) for name in "abc"] == [1, 1, 1]
+
+
+# ---------------------------------------------------------------- live
+
+def test_a_live_stream_slower_than_the_model_is_kept_up_with_and_late_keyframes_are_counted(tmp_path, ckpt):
+    film = render(tmp_path / "film.ts", at_25(6), grey=np.full(150, 250), g="10", preset="ultrafast", tune="zerolatency")
+    stream, content = tmp_path / "camera", film.read_bytes()
+    os.mkfifo(stream)
+
+    def send() -> None:                                      # paced as a camera does it
+        with open(stream, "wb", buffering=0) as pipe, suppress(BrokenPipeError):
+            for i in range(150):
+                pipe.write(content[len(content) * i // 150:len(content) * (i + 1) // 150])
+                time.sleep(0.04)
+
+    program = f"""
+import sys, time, numpy, torch
+sys.path.insert(0, {str(ROOT)!r})
+import detect_actions, detect_humans
+def slow(detector, frames):
+    time.sleep(1.2)
+    return [(numpy.array([[0.1, 0.2, 0.3, 0.9]], 'f'), numpy.ones(1, 'f'))]
+detect_humans.build_detector = lambda *_: torch.nn.Identity()
+detect_humans.detect_frames = slow
+detect_actions.engine.cli(detect_actions.main)
+"""
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    command = [sys.executable, "-c", program, stream, "--ckpt", ckpt, "--actions", "wave", "--json", "-",
+               "--out", tmp_path / "out"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    sender.join(10)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]           # nothing but rows on standard output
+    assert {row["track"] for row in rows} == {1} and list(rows[0]) == ["video", "time", "track", "box", "scores"]
+    late = int(re.search(r"(\d+) late keyframes were left out", done.stderr)[1])
+    assert late >= 4 and late + len(rows) == pytest.approx(12, abs=2)        # one of each half second is either
+    # the model's own 1.2 s, the wait for the next keyframe, which takes as long, and for the model to be free
+    assert float(re.search(r"from keyframe to row ([\d.]+) s", done.stderr)[1]) < 5
+    assert not (tmp_path / "out" / "camera.mp4").exists() and (tmp_path / "out" / "camera.html").exists()
+    assert len(read_rows(tmp_path / "out" / "camera.csv")) == len(rows)
+
+
+def test_late_keyframes_leave_their_cuts_to_the_next_and_an_error_of_the_reader_is_raised():
+    source, go = SimpleNamespace(late=0), threading.Event()
+
+    def read():
+        yield Keyframe(0.0, [], [])
+        go.wait(10)
+        yield Keyframe(0.5, [], [0.3])
+        yield Keyframe(1.0, [], [0.7])
+        raise ValueError("broken")
+
+    keyframes = detect_actions.newest(read(), source)
+    assert next(keyframes).time == 0
+    go.set()
+    time.sleep(0.2)
+    following = next(keyframes)
+    assert (following.time, following.cuts, source.late) == (1.0, [0.3, 0.7], 1)
+    with pytest.raises(ValueError, match="broken"):
+        next(keyframes)
+
+
+def test_a_number_is_a_camera():
+    assert detect_actions.camera_path("0") == "/dev/video0" and detect_actions.camera_path("a.mp4") == "a.mp4"
 
 
 # ---------------------------------------------------------------- names and mistakes
