@@ -233,7 +233,7 @@ class Toy:
         path = detector.parent / f"{world}.csv"
         if not path.exists():
             flags = (f"--dataset csv --data {self.data}/{world} --split test --detector toy "
-                     f"--detector-weights {detector} --workers 0 --out {path}")
+                     f"--detector-weights {detector} --workers 0 --resume --out {path}")
             print(f"\n$ python detect_humans.py {flags}", flush=True)
             detect_humans.detect(detect_humans.parse_args(shlex.split(flags)))
         return path
@@ -421,7 +421,8 @@ def draw_sheet(toy: Toy, checkpoint: Path, path: Path, columns: int = 4, side: i
             colour = (70, 220, 90) if said == scene["people"][k]["action"] else (255, 80, 70)
             draw.rectangle(tuple(box), outline=colour, width=2)
             word = f"{said}{'*' if said in toy.novel else ''} {logits[n].max().sigmoid():.2f}"
-            left, top = min(max(box[0], 1), side - font.getlength(word) - 4), max(box[1] - 19, 1 + 19 * n)
+            left = min(max(box[0], 1), side - font.getlength(word) - 4)
+            top = max(box[1] - 19, 1) if n % 2 == 0 else min(box[3] + 1, side - 19)
             draw.rectangle((left, top, left + font.getlength(word) + 3, top + 18), (20, 20, 20))
             draw.text((left + 2, top), word, colour, font)
         sheet.paste(picture, (gap + tile % columns * (side + gap), gap + tile // columns * (side + gap)))
