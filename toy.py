@@ -1,6 +1,6 @@
 """The whole paper in miniature: rendered worlds on disk, and every stage run on them.
 
-    python toy.py              # a quarter of an hour on two CPU cores; --quick: 2 minutes, for the plumbing alone
+    python toy.py              # about a quarter of an hour; --quick: 2 minutes, for the plumbing alone
 
 The worlds keep the paper's premises (in its own words, where they are quoted):
 
@@ -122,8 +122,8 @@ FULL = {"photos": 6000, "web": 6000, "films": 2400, "train": 1500, "test": 800,
         "photos_steps": 800, "web_steps": 400, "align_steps": 500, "finetune_steps": 400, "detector_steps": 400}
 QUICK = {"photos": 300, "web": 300, "films": 100, "train": 100, "test": 60,
          "photos_steps": 20, "web_steps": 20, "align_steps": 15, "finetune_steps": 15, "detector_steps": 15}
-# minutes on two cores after which the parts of a run are done
-MINUTES = [1, 5, 6, 8, 13, 15]
+# minutes of one core after which the parts of a run are done
+MINUTES = [1, 6, 7, 9, 15, 17]
 TRAINING = ("--optimizer adamw --lr {lr} --tau-lr 5e-3 --warmup {warmup} --batch-size 16 --scale 48 48 "
             "--short-side 48 --stride 1 --workers 0 --save-every 100 --seed {seed}")
 # finetuning at alignment's rate was better on base and worse on novel actions (development seed)
@@ -347,7 +347,9 @@ def print_table(number: int, runs: list[dict]) -> None:
     print(f"{'':<37}{'base':<13}{'novel':<13}" + (f"{'strict: base':<13}{'novel':<11}" if has_strict else "")
           + ("the paper's" if number else ""))
     for name, key, strict, paper in TABLES[number]:
-        if any(key in run for run in runs):
+        known = sum(key in run for run in runs)
+        if known:
+            name += f" ({known} seed)" if known < len(runs) else ""
             print(f"{name:<34}{cells(key)}{cells(strict) if has_strict else ''}"
                   + (f"{paper[0]:6.2f} {paper[1]:6.2f}" if paper else ""))
 
@@ -448,7 +450,7 @@ def show(toy: Toy) -> None:
 # ---------------------------------------------------------------- one command
 
 PLAN = """
-{out}: the paper in rendered worlds, seed {seed}. What follows, and after about how many minutes on 2 cores:
+{out}: the paper in rendered worlds, seed {seed}. What follows, and after about how many minutes of one core:
     render 20,000 scenes                                               {minutes[0]:>3}
     pretrain on photos and on the web   -> zero-shot                   {minutes[1]:>3}
     finetune on sports                  -> finetuned, fused            {minutes[2]:>3}
