@@ -112,6 +112,8 @@ class Settings:
     background: tuple[str, ...] = setting("scores", BACKGROUND, "whole prompts that stand for none of the words",
                                           type=str, nargs="+", metavar="TEXT")
     top: int = setting("output", 3, "words drawn beside a person at most")
+    font: str | None = setting("output", None, "file of the font that words are drawn in; by default one that has "
+                               "their letters", type=str)
     max_seconds: float | None = setting("run", None, "stop there; for streams and first looks", type=float)
     fps: float = setting("run", 25.0, "of folders of frames")
     amp: bool = setting("run", False, "compute in bfloat16 where it is safe")
@@ -207,6 +209,12 @@ def scores_of(logits: torch.Tensor, words: int, calibration: str) -> torch.Tenso
     return own.sigmoid()                     # Eq. (3)
 
 
+def is_foreign(text: str) -> bool:
+    """Whether CLIP's tokenizer, made for English, cuts a text into single letters or nearly so."""
+    letters, tokens = len(text.replace(" ", "")), int((ovstad.tokenize([text]) != 0).sum()) - 2
+    return not text.isascii() or letters > 4 and 2 * tokens > letters
+
+
 class Words:
     """A video-language model asked for some words; `names` are they, `note` what to know about the checkpoint."""
 
@@ -217,6 +225,8 @@ class Words:
         self.frames = settings.frames or record.get("frames") or model.frames
         self.stride = settings.stride or record.get("stride") or 1
         self.short_side = settings.short_side or record.get("short_side") or model.short_side
+        self.font, self.missing = draw.choose_font(" ".join(self.names), settings.font)
+        self.foreign = [name for name, phrasings in actions.items() if any(is_foreign(text) for text in phrasings)]
         self.novel = [name for name in self.names if name not in record["base"]] if "base" in record else []
         stage = record.get("stage")
         self.note = None if stage == "finetune" else (
@@ -676,7 +686,7 @@ class Film:
             labelled.append((track, box, [f"{self.words.names[c]} {scores[c]:.2f}" for c in best
                                           if scores[c] >= self.words.settings.threshold]))
         rgb = upright_rgb(picture, *self.size, self.reformatter)
-        drawn = av.VideoFrame.from_ndarray(draw.draw_people(rgb, labelled, self.legend), format="rgb24")
+        drawn = av.VideoFrame.from_ndarray(draw.draw_people(rgb, labelled, self.legend, self.words.font), format="rgb24")
         drawn.pts, drawn.time_base = round(time * TICKS), Fraction(1, TICKS)
         self.add_sound(time)
         self.container.mux(self.video.encode(drawn))
@@ -991,6 +1001,11 @@ def main(argv: list[str] | None = None) -> int:
     words = Words(args.words, args.ckpt, settings, process.device)
     if words.note and process.is_main:
         print(f"note: {args.ckpt} is {words.note}", file=sys.stderr)
+    if words.foreign and process.is_main:
+        print(f"note: the model was trained on English; {', '.join(words.foreign[:3])} may mean little to it. Give an "
+              "English phrase behind the name, as in 'winken: waving'", file=sys.stderr)
+    if words.missing and process.is_main:
+        print(f"note: no font here has {words.missing[:20]}; name one by --font", file=sys.stderr)
     people = sources_of_people(args.proposals, list(names), settings, args.detector, args.detector_weights, process.device)
 
     broken = []

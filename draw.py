@@ -1,6 +1,7 @@
 """All pictures: people on frames, contact sheets, bars of AP, curves of a run, the page beside an annotated video."""
 
 import colorsys
+import functools
 import html
 import json
 import math
@@ -25,15 +26,48 @@ def colour_of(number: int, saturation: float = 0.7) -> tuple[int, int, int]:
 
 # ---------------------------------------------------------------- boxes with words on frames
 
-def draw_people(rgb: np.ndarray, people: list[tuple[int, np.ndarray, list[str]]], legend: str) -> np.ndarray:
+# tried in this order beside Pillow's own font, which knows Latin letters; the first that knows all letters is taken
+FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DroidSansFallbackFull.ttf",
+         "Arial Unicode.ttf", "msyh.ttc")
+
+
+@functools.cache
+def load_font(name: str | None, size: int):
+    """A font by its file or file name, Pillow's own for None; OSError where it is not there."""
+    return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+
+
+def missing_letters(text: str, name: str | None) -> str:
+    """The letters of a text for which a font has no picture of its own."""
+    font = load_font(name, 20)
+    unknown = font.getmask("\U0010ffff")
+    return "".join(letter for letter in dict.fromkeys(text) if not letter.isspace()
+                   and (mask := font.getmask(letter)).size == unknown.size and bytes(mask) == bytes(unknown))
+
+
+def choose_font(text: str, wanted: str | None = None) -> tuple[str | None, str]:
+    """The font that draws most of a text, for `load_font`, and the letters that it lacks; wanted: that one."""
+    found = {}
+    for name in [wanted] if wanted else [None, *FONTS]:
+        try:
+            found[name] = missing_letters(text, name)
+        except OSError as error:
+            if wanted:
+                raise ValueError(f"--font {wanted}: not a font that can be read ({error})") from None
+    best = min(found, key=lambda name: len(found[name]))
+    return best, found[best]
+
+
+def draw_people(rgb: np.ndarray, people: list[tuple[int, np.ndarray, list[str]]], legend: str,
+                font_name: str | None = None) -> np.ndarray:
     """The picture (H, W, 3) uint8 with people's boxes, their track numbers and words, and a legend below.
 
-    people: track, box (4,) xyxy in [0, 1], lines of words.
+    people: track, box (4,) xyxy in [0, 1], lines of words. font_name: as `choose_font` gives it.
     """
     image = Image.fromarray(rgb)
     canvas, (W, H) = ImageDraw.Draw(image), image.size
     size, thick = max(11, round(min(W, H) / 30)), max(2, round(min(W, H) / 240))
-    font, line = ImageFont.load_default(size), round(size * 1.25)
+    font, line = load_font(font_name, size), round(size * 1.25)
 
     fitting = max(int(len(legend) * W / font.getlength(legend)) - 2, 8)
     legend = textwrap.shorten(legend, fitting, placeholder=" ...")

@@ -787,6 +787,19 @@ def test_a_model_that_is_not_finetuned_works_and_says_so(tmp_path, ckpt, bright_
         assert said in capsys.readouterr().err
 
 
+def test_a_font_is_taken_that_has_the_letters_and_missing_ones_are_told(tmp_path, ckpt, bright_people, capsys):
+    assert draw.choose_font("wave") == (None, "")
+    assert draw.missing_letters("w\u0434\U0010fffe", None) == "\u0434\U0010fffe"          # Pillow's own: no Cyrillic
+    name, missing = draw.choose_font("\u0434\u03b1 \U0010fffe")
+    assert missing in ("\U0010fffe", "\u0434\u03b1\U0010fffe") and (name is None) == (len(missing) == 3)
+    with pytest.raises(ValueError, match="--font none.ttf: not a font"):
+        draw.choose_font("wave", "none.ttf")
+    video = render(tmp_path / "v.mp4", at_25(0.2), grey=np.full(5, 250))
+    assert run(video, "--ckpt", ckpt, "--actions", "wave", "\U0010fffe: wave", "winken mit \u00e4", "--out", tmp_path / "o") == 0
+    said = capsys.readouterr().err
+    assert "trained on English; winken mit" in said and "no font here has \U0010fffe; name one by --font" in said
+
+
 def test_legend_and_labels_stay_inside_small_and_large_pictures():
     people = [(7, np.array([0.9, 0.0, 1.0, 1.0]), [f"a rather long name of an action {i}" for i in range(3)]),
               (8, np.array([0.8, 0.0, 1.0, 1.0]), [])]
