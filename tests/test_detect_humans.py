@@ -396,7 +396,7 @@ def test_a_resumed_finetuning_ends_as_the_uninterrupted_one(world, tmp_path, mon
         return real(step, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine, "learning_rate", interrupted)
+        patch.setattr(training, "learning_rate", interrupted)
         train(world, tmp_path / "half", flags)
     again = train(world, tmp_path / "half", f"{flags} --resume")
     assert again["step"] == whole["step"] == 4 and again["stage"] == "humans" and again["arch"] == "toy"
