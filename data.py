@@ -16,7 +16,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from formats.ava import (AVA_60, AVA_RATE, AVA_SOURCE, OV_AVA_NOVEL, read_ava,  # noqa: F401  (handed on, as others below)
+from formats.ava import (AVA_60, AVA_RATE, AVA_SOURCE, OV_AVA_NOVEL, read_ava,  # noqa: F401  (re-exported, like others below)
                          second_in_file)
 from formats.hcstvg import HCSTVG_SOURCE, read_hcstvg
 from formats.own import read_csv
@@ -60,9 +60,9 @@ def augment(video: np.ndarray, boxes: np.ndarray, crop: int | None, rng: np.rand
 def normalise(video: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
     """uint8 clips (B, T, 3, H, W), on any device -> float, with ImageNet's mean and deviation taken out.
 
-    jitter (B, 3): factors of brightness, contrast and saturation, one set a clip; v2.ColorJitter has one a call.
+    jitter (B, 3): factors of brightness, contrast and saturation, one set a clip; v2.ColorJitter would draw one set per call.
     """
-    def beside(values):                                      # without making the host wait for the GPU
+    def beside(values):                                      # without a host-GPU synchronisation
         return torch.as_tensor(values).to(video.device, non_blocking=True)
 
     x = video.float() / 255
@@ -314,7 +314,7 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
 
 
 def present(table: Annotations) -> Annotations:
-    """The rows whose video is on disk, with a word about the others."""
+    """The rows whose video is on disk, with a note on stderr about the rest."""
     missing = [video for video, file in zip(table.videos, table.files) if not file]
     if missing and os.environ.get("RANK", "0") == "0":       # once, of all processes
         print(f"{len(missing):,} of {len(table.videos):,} videos are not on disk and left out, "

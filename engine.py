@@ -1,6 +1,6 @@
-"""What stands around every script: the command line, processes, checkpoints, resumable runs, progress.
+"""Infrastructure shared by all scripts: the command line, processes, checkpoints, resumable runs, progress.
 
-What the two training loops share besides is in training.py.
+What else the two training loops share is in training.py.
 """
 
 import argparse
@@ -127,7 +127,7 @@ class Process:
         return values
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has reached this point."""
         self.gather(None)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ FREE_TO_CHANGE = {"device", "workers", "resume", "save_every", "log_every", "out
 
 
 def check_same_run(path: Path, before: dict, now: dict) -> None:
-    """ValueError if a run cannot go on because a flag that changes its result is another one now."""
+    """ValueError if a run cannot go on because a flag that affects its result has changed."""
     for name, value in before.items():
         if name == "table" and now[name] != value:
             raise ValueError(f"{path}: was started on other data (keyframes, boxes or texts have changed "

@@ -89,8 +89,8 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0, boxes: Tenso
     """Focal loss of N boxes against C texts, summed over both and divided by the number of boxes.
 
     logits, targets (N, C), targets 1 where the text is true of the box. `boxes` replaces N as the
-    divisor, for a batch spread over processes. No boxes: 0, still attached to the graph. It is computed from
-    logits: with tau = 0.01 a float32 sigmoid is exactly 1 beyond a cosine of 0.17, and its logarithm is lost.
+    divisor, for a batch spread over processes. No boxes: 0, still attached to the graph. The loss is computed
+    from logits: with tau = 0.01 a float32 sigmoid is exactly 1 beyond a cosine of 0.17, and its logarithm is lost.
     """
     logits, targets = logits.float(), targets.float()
     positive = torch.sigmoid(-logits) ** gamma * -F.logsigmoid(logits)       # -(1 - S)^gamma log S
@@ -124,7 +124,7 @@ def clip_of_box(boxes: list[Tensor]) -> Tensor:
 def standardise(video: Tensor) -> Tensor:
     """Frames in [0, 1] (..., 3, H, W) with ImageNet's mean and deviation taken out."""
     mean, deviation = (torch.tensor(values).to(video.device, non_blocking=True).view(3, 1, 1)
-                       for values in (IMAGENET_MEAN, IMAGENET_STD))  # without making the host wait for the GPU
+                       for values in (IMAGENET_MEAN, IMAGENET_STD))  # without a host-GPU synchronisation
     return (video - mean) / deviation
 
 
@@ -154,7 +154,7 @@ def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
 def trim(tokens: Tensor) -> Tensor:
     """Tokens (C, L) without the last columns, if all texts end before them.
 
-    No text looks ahead, so none changes.
+    Attention is causal, so this changes no embedding.
     """
     ends = tokens.argmax(dim=-1)                             # not the last zeros: 0 is also the token "!"
     return tokens[:, :int(ends.max()) + 1] if len(tokens) else tokens
@@ -165,7 +165,7 @@ def trim(tokens: Tensor) -> Tensor:
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), as a scaled SiLU.
 
-    Backward then needs one tensor of the widest layer instead of two.
+    The backward pass then keeps one tensor of the widest layer instead of two.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -293,7 +293,7 @@ class VideoEncoder(nn.Module):
         x = F.linear(x.reshape(B, h * w, T, 3 * patch ** 2), self.conv1.weight.flatten(1))  # (B, h*w, T, M)
         space, time = self.positions(T, h, w)
         x = (x + space[:, None] + time).flatten(1, 2)        # (B, h*w*T, M): patch by patch, frames inside
-        class_token = self.class_embedding + self.positional_embedding[0]   # it has a place, but no time
+        class_token = self.class_embedding + self.positional_embedding[0]   # it has a spatial position, but no temporal one
         x = torch.cat([class_token.to(x.dtype).expand(B, 1, -1), x], dim=1)  # (B, 1 + h*w*T, M)
         x = self.ln_post(self.transformer(self.ln_pre(x)))
         return x[:, 0], x[:, 1:].view(B, h, w, T, -1).permute(0, 3, 1, 2, 4)
@@ -377,7 +377,7 @@ class ViCLIP(nn.Module):
 
     def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
         """Cosine similarity over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""
-        # bfloat16 cosines would be 0.002 apart: ties
+        # bfloat16 resolves cosines only to about 0.002, which would create ties
         with torch.autocast(features.device.type, enabled=False):
             cosine = F.normalize(features.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T
         return cosine / self.temp                                            # Eq. (3) and (5), before the sigmoid
@@ -528,7 +528,7 @@ def download(hub_id: str) -> str:
         return hf_hub_download(hub_id, "model.safetensors")
     except Exception as error:                               # no network, no such repository, no access
         raise FileNotFoundError(
-            f"{hub_id}: neither a local file nor to be had from the Hub ({type(error).__name__}); with network, "
+            f"{hub_id}: neither a local file, nor could it be downloaded from the Hub ({type(error).__name__}); with network, "
             f"download model.safetensors of {hub_id} there and give its path") from None
 
 

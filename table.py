@@ -222,7 +222,7 @@ def cached(data, name: str, sources: list, options: list, build) -> Annotations:
         try:
             return load_table(folder)
         except (OSError, ValueError, TypeError, KeyError, EOFError):
-            pass                                               # absent, damaged, or of other fields
+            pass                                               # missing, damaged, or written with different fields
         for stale in parent.glob(f"{request}-*"):
             shutil.rmtree(stale, ignore_errors=True)
         table = build()

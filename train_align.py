@@ -63,7 +63,7 @@ def read_alignment(args: argparse.Namespace) -> Annotations:
     if not (hcstvg or vidstg or args.csv):
         hcstvg, vidstg = "data/hcstvg", "data/vidstg"
     parts = ("train", "val", "test") if args.split == "all" else ("train",)
-    # v2's test has no boxes
+    # HC-STVG's test part of v2 has no boxes
     try:
         sets = [data.read_dataset("hcstvg", hcstvg, part) for part in parts if part != "test"] if hcstvg else []
         sets += [data.read_dataset("vidstg", vidstg, part, vidor=args.vidor) for part in parts] if vidstg else []
@@ -170,7 +170,7 @@ def train(args: argparse.Namespace) -> Path | None:
     # the loop
     loader = training.training_loader(dataset, args, process, start, scale=None if args.crop else args.scale)
     for step, groups in enumerate(meter.batches(loader), start + 1):
-        # every region meets the sentences of all processes, and all count the same boxes;
+        # every region meets the sentences of all processes, and all divide by the same number of boxes;
         # not in the paper: equal sentences are one column, a box with several sentences is one row
         batch = training.gather_batch(process, groups)
         bad.count(batch.clips, batch.bad)

@@ -46,7 +46,7 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
                             "not say), or left out")
     group.add_argument("--score", type=float, default=0.3, help="the lowest score of --proposals to use")
     group.add_argument("--novel", metavar="FILE",
-                       help="classes to keep out of training, one a line (default: OV-AVA's 15 with ava, "
+                       help="classes to keep out of training, one a line (default: OV-AVA's 15 with ava, JHMDB's 21 with ucf101-24, "
                             "novel.txt in its folder, if there is one, with csv)")
 
 
@@ -134,7 +134,7 @@ def train(args: argparse.Namespace) -> Path | None:
     # the loop
     loader = training.training_loader(dataset, args, process, start, scale=None if args.crop else args.scale)
     for step, groups in enumerate(meter.batches(loader), start + 1):
-        batch = training.gather_batch(process, groups)         # all processes count the same boxes
+        batch = training.gather_batch(process, groups)         # all processes divide by the same number of boxes
         bad.count(batch.clips, batch.bad)
 
         training.set_learning_rate(optimizer, step - 1, args)

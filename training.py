@@ -1,6 +1,6 @@
 """What both training loops share: the recipe's flags, optimiser and schedule, the global batch, the log.
 
-Each loop stays in its own script, visible; here is only what stands around it.
+Each loop stays visible in its own script; this file holds only the code around it.
 """
 
 import argparse
@@ -150,12 +150,12 @@ def make_optimizer(model: torch.nn.Module, args: argparse.Namespace) -> torch.op
 
 
 def learning_rate(step: int, base: float, warmup: int, iterations: int, schedule: str = "cosine") -> float:
-    """Linear warm-up to `base`, then a cosine to 0, or steps, or neither (not in the paper, which gives none)."""
+    """Linear warm-up to `base`, then a cosine to 0, step decay, or constant (not in the paper, which gives none)."""
     if step < warmup:
         return base * (step + 1) / warmup
     if schedule == "constant":
         return base
-    if schedule == "step":                                   # as the same laboratory's detectors divide it
+    if schedule == "step":                                   # the milestones of the same laboratory's detectors
         return base * 0.1 ** sum(step >= share * iterations for share in (5 / 9, 7 / 9))
     return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(iterations - warmup, 1)))
 
@@ -194,7 +194,7 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.op
                 if tensor.shape not in (parameter.shape, ()) or not tensor.isfinite().all():
                     raise ValueError("the optimiser's memory does not fit the model or is not finite")
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path}: cannot be gone on with ({' '.join(str(error).split())[:200]}); "
+        raise ValueError(f"{path}: cannot be resumed ({' '.join(str(error).split())[:200]}); "
                          "choose another --out") from None
     kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
     return checkpoint["step"]

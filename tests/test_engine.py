@@ -152,7 +152,7 @@ def test_a_checkpoint_whose_optimiser_is_damaged_is_not_gone_on_with(tmp_path):
                           (with_momentum(torch.zeros(5)), "does not fit"),
                           (with_momentum(torch.tensor(math.nan)), "not finite")):
         write_run(args, optimizer=state)
-        with pytest.raises(ValueError, match=f"last.pt: cannot be gone on with .*{reason}.*another --out"):
+        with pytest.raises(ValueError, match=f"last.pt: cannot be resumed .*{reason}.*another --out"):
             training.resume(args, *linear(args))
 
 
