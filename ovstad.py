@@ -528,7 +528,7 @@ def download(hub_id: str) -> str:
         return hf_hub_download(hub_id, "model.safetensors")
     except Exception as error:                               # no network, no such repository, no access
         raise FileNotFoundError(
-            f"{hub_id}: neither a local file, nor could it be downloaded from the Hub ({type(error).__name__}); with network, "
+            f"{hub_id}: neither a local file nor to be had from the Hub ({type(error).__name__}); with network, "
             f"download model.safetensors of {hub_id} there and give its path") from None
 
 
