@@ -233,7 +233,7 @@ class Words:
             f"{'a model of stage ' + stage if stage else 'the original ' + type(model).__name__}, not finetuned on actions "
             "of people: its scores rank, but separate less; train_finetune.py makes a better one")
 
-        prompt = record.get("prompt", ovstad.PROMPT)
+        self.prompt = prompt = record.get("prompt", ovstad.PROMPT)
         prompts = [[prompt.replace("{}", phrase) for phrase in phrasings] for phrasings in actions.values()]
         prompts += [[text] for text in settings.background if not any(text in own for own in prompts)]
         with torch.inference_mode():
@@ -796,7 +796,7 @@ def hash_weights(model: torch.nn.Module) -> str:
 def describe_request(video: str, args: argparse.Namespace, words: Words, people) -> dict[str, str]:
     """What a video's results depend on: its size and first megabyte; weights, boxes and flags; as two hashes."""
     files = numbered_frames(video) if os.path.isdir(video) else [video] if os.path.isfile(video) else []
-    content = [os.path.getsize(file) for file in files]
+    content, times = [os.path.getsize(file) for file in files], [os.stat(file).st_mtime_ns for file in files]
     for file in files[:1]:
         with open(file, "rb") as opened:
             content.append(opened.read(1 << 20))
@@ -805,7 +805,8 @@ def describe_request(video: str, args: argparse.Namespace, words: Words, people)
     free = ("videos", "out", "skip_existing", "device", "actions", "actions_file", "ckpt", "proposals", "detector_weights")
     flags = sorted((name, str(value)) for name, value in vars(args).items() if name not in free)
     return {name: hashlib.sha256(repr(facts).encode()).hexdigest()
-            for name, facts in (("content", content), ("settings", [flags, hash_weights(words.model), boxes]))}
+            for name, facts in (("content", content), ("settings", [flags, hash_weights(words.model), boxes, times, words.beta, words.frames,
+                                                        words.stride, words.short_side, words.prompt]))}
 
 
 def read_mark(path: str) -> dict[str, str]:
@@ -850,7 +851,9 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
     if people is None:
         raise ValueError(f"{args.proposals}: {video} is not in it; write its path or file name in the first column")
     request = describe_request(video, args, words, people)
-    if args.skip_existing and request.items() <= read_mark(f"{stem}.done").items():
+    mark = read_mark(f"{stem}.done")
+    if (args.skip_existing and request.items() <= mark.items()
+            and all(os.path.exists(f"{stem}{suffix}") for suffix in (".csv", ".pbtxt", "_spans.csv", ".html"))):
         print(f"{video}: complete, skipped", file=sys.stderr if args.json == "-" else sys.stdout)
         return
     with_film = not source.is_live if args.video is None else args.video

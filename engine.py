@@ -253,6 +253,8 @@ def run_chunks(folder: Path, key: dict, clips: torch.utils.data.Dataset, compute
     key_file = folder / "key.json"
     if resume and key_file.exists():
         check_same_run(folder, load_json(key_file), key)
+    elif folder.is_dir() and any(folder.iterdir()) and not key_file.exists():
+        raise ValueError(f"{folder}: holds files that no run of ours wrote; choose another --out")
     else:
         resume = False
     process.barrier()                                        # all have read the key

@@ -353,7 +353,9 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                 "stride": args.stride or record.get("stride") or ZERO_SHOT_STRIDE,
                 "short_side": args.short_side or record.get("short_side") or model.short_side,
                 "ckpt": f"weights of sum {sum_of(model)}", "beta": betas, "classes": classes, "amp": args.amp,
-                "normalise": args.normalise, "prompts": args.prompts}
+                "normalise": args.normalise, "prompts": args.prompts, "prompt": record.get("prompt", ovstad.PROMPT),
+                "files": [os.path.getsize(file) if os.path.isfile(file) else 0
+                          for one in sets for file in one.truth.files]}
     model = model.to(process.device)
     prompt = record.get("prompt", ovstad.PROMPT)
     with torch.inference_mode():                             # the words once: (C, D)

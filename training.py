@@ -170,6 +170,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, args: argpars
 
 def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """The step to go on from: 0, or where OUT/last.pt stands, which is then loaded."""
+    if not 0 <= getattr(args, "beta", 0) <= 1:
+        raise ValueError(f"--beta {args.beta:g} is not in [0, 1]: 1 is region only, 0 global only")
     if not 0 <= args.warmup < args.iterations:
         raise ValueError(f"--warmup {args.warmup}: the warm-up must be shorter than "
                          f"--iterations {args.iterations}, and 0 or more")

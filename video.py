@@ -76,13 +76,16 @@ def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     container, stream = open_container(path)
     with container:
         untold = container.format.name == "avi" and stream.codec_context.has_b_frames
-        found = [(p.pts, p.is_keyframe) for p in packets(container, stream) if p.size and not p.is_discard]
+        read = [(p.pts, p.dts, p.is_keyframe, p.is_discard) for p in packets(container, stream) if p.size]
+    found = [(pts, is_key) for pts, _, is_key, is_discard in read if not is_discard]
+    sent = [dts for _, dts, *_ in read if dts is not None]
+    untold |= any(b < a for a, b in zip(sent, sent[1:]))     # two recordings, one after the other
     if not found:
         raise ValueError(f"{path}: no frame can be decoded")
     times = {time for time, _ in found}
     if untold or None in times or len(times) < len(found):
         return np.arange(len(found)), None
-    first = min((time for time, is_key in found if is_key), default=min(times))
+    first = min((pts for pts, _, is_key, _ in read if is_key), default=min(times))   # an edit list may hide it
     keys = np.array(sorted(time for time, is_key in found if is_key) or [first])
     return np.array(sorted(time for time in times if time >= first)), keys      # none before a key frame is decoded
 

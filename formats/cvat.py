@@ -177,14 +177,17 @@ def read_coco(path) -> list[Labelled]:
             video, frame = frame_of[one["image_id"]]
             attributes = one.get("attributes") or {}
             track = next((source[key] for source in (one, attributes) for key in ("track_id", "instance_id")
-                          if key in source), f"alone {one['id']}")
+                          if source.get(key) is not None), f"alone {one['id']}")
             values = {name: str(value).strip() for name, value in attributes.items()
                       if name not in NO_ACTIONS and isinstance(value, (bool, str))}
             x, y, width, height = map(float, one["bbox"])
             if frame < 0 or not math.isfinite(x + y + width + height):
                 raise ValueError("the frame or the box is not a finite number from 0 on")
             number = numbers.setdefault((video, track), len(numbers) + 1)
-            boxes.setdefault((video, number), {})[frame] = (
+            own = boxes.setdefault((video, number), {})
+            if frame in own:
+                raise ValueError(f"track {track} has two boxes on one image; give one box, its actions as attributes")
+            own[frame] = (
                 (x, y, x + width, y + height), actions_of(names[one["category_id"]], values, {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: {what[:200]}: {type(error).__name__} {error}; expected COCO's layout: videos "

@@ -34,6 +34,9 @@ def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> De
                          f"annotations; it has {videos[:1]}, they have {annotations.videos[:1]}. "
                          "Proposals of another dataset or split?")
     video = index[video]
+    by_frames = (video >= 0) & (annotations.unit == "frame")[video]
+    if (wrong := by_frames & ((keyframe < 1) | (keyframe != np.rint(keyframe)))).any():
+        raise ValueError(f"{path}: keyframe {keyframe[wrong.argmax()]:g} is not a frame number; these count from 1")
     keyframe = keyframe - (annotations.unit == "frame")[video]                 # files count frames from 1
     rows = np.flatnonzero((video >= 0) & (score >= min_score))
     known = keyframe_key(annotations.video, annotations.keyframe)

@@ -445,7 +445,7 @@ def test_mostly_unreadable_videos_stop_the_run(world, tmp_path):
 
 
 @pytest.mark.parametrize("script, wrong, message", [
-    (train_align, ["--fraction", "0"], "--fraction 0"), (train_align, ["--csv", "nothing.csv"], "nothing.csv"),
+    (train_align, ["--fraction", "0"], "--fraction 0"), (train_finetune, ["--beta", "2"], "--beta 2 is not in [0, 1]"), (train_align, ["--csv", "nothing.csv"], "nothing.csv"),
     (train_align, ["--weights", "nothing.pt"], "no such weights file"), (train_align, ["--crop", "48", "--scale", "40", "54"], "MIN not below the crop"),
     (train_align, ["--scale", "60", "54"], "expected MIN <= MAX"), (train_align, ["--arch", "ViT-L/14"], "weights tell their own size"),
     (train_finetune, ["--dataset", "ucf101-24", "--csv", "my.csv"], "goes with --dataset csv"),

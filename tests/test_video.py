@@ -1,6 +1,8 @@
 """Frames and clips against a full sequential decode of the same video."""
 
+import shutil
 import struct
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -321,3 +323,13 @@ def test_a_packet_of_a_stream_that_damage_makes_up_is_passed_over():
                     raise IndexError("list index out of range")
                 yield packet
     assert list(packets(Container(), None)) == [1, 2, 3]
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg, which trims the film, is not installed")
+def test_a_trimmed_film_whose_edit_list_hides_its_first_key_frame_begins_where_players_begin(tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", 60, gop=20)
+    trimmed = str(tmp_path / "trimmed.mp4")
+    subprocess.run(["ffmpeg", "-v", "error", "-ss", "0.45", "-i", whole, "-c", "copy", trimmed], check=True)
+    full, _ = decode_all(trimmed)
+    clip = open_video(trimmed).clip(0, 2, 1)
+    assert np.array_equal(clip[1], full[0]) and len(open_video(trimmed).times) == len(full)
