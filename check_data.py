@@ -144,7 +144,7 @@ def main() -> int:
     if len(missing) < len(table.videos):
         if sheet := sample_keyframes(table):
             sheet.save(out / "contact_sheet.png")
-        print(f"look at {out / 'contact_sheet.png'}: do the boxes hold the people, do the texts say what they do?")
+            print(f"look at {out / 'contact_sheet.png'}: do the boxes hold the people, do the texts say what they do?")
     return 0
 
 

@@ -185,6 +185,11 @@ def test_coco_that_is_wrong_names_the_record(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="annotation {'id': 2.*not a finite number"):
         cvat.read_coco(tmp_path / "a.json")
+    content = coco()
+    content["annotations"].append(content["annotations"][1] | {"id": 9})
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="annotation {'id': 9.*two boxes on one image"):
+        cvat.read_coco(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="a.json: not JSON"):
         cvat.read_coco(tmp_path / "a.json")

@@ -437,6 +437,8 @@ def test_proposals_of_frame_sets_count_from_one_and_survive_a_round_trip(tmp_pat
                                  "v0,1,0.1,0.1,0.5,0.5,,0.5\nv1,8,0.1,0.1,0.5,0.5,,0.5\n"
                                                      "v1,7,0.1,0.1,0.5,0.5,,0.5\n"), table)
     assert list(zip(found.video.tolist(), found.keyframe.tolist())) == [(0, 0), (1, 7)]
+    with pytest.raises(ValueError, match="p0.csv: keyframe 0 is not a frame number; these count from 1"):
+        read_proposals(write(tmp_path / "p0.csv", "v0,0,0.1,0.1,0.5,0.5,,0.5\nv1,7,0.1,0.1,0.5,0.5,,0.5\n"), table)
     write_proposals(tmp_path / "q.csv", table, found)
     second = (tmp_path / "q.csv").read_text().splitlines()[1]
     assert second == "v1,8,0.10000,0.10000,0.50000,0.50000,,0.500000"

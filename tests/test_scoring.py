@@ -311,3 +311,15 @@ def test_a_rehearsal_prints_its_lines_and_writes_nothing(checkpoint, tmp_path, c
     assert [line.split()[0] for line in out.splitlines()[-5:]] == [
         "rehearsal", "keyframes", "logits", "speed", "to"]
     assert re.search(r"keyframes +20 of 24 with boxes, 0 unreadable", out) and not (tmp_path / "out").exists()
+
+
+def test_a_run_is_not_resumed_under_another_prompt_and_foreign_files_stay(checkpoint, tmp_path):
+    score(checkpoint, tmp_path / "out")
+    other = changed(checkpoint, tmp_path / "last.pt", prompt="{} seen from afar")
+    with pytest.raises(ValueError, match="--prompt"):
+        score(other, tmp_path / "out", "--resume")
+    (tmp_path / "mine" / "parts-0").mkdir(parents=True)
+    (tmp_path / "mine" / "parts-0" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no run of ours wrote"):
+        score(checkpoint, tmp_path / "mine")
+    assert (tmp_path / "mine" / "parts-0" / "thesis.txt").read_text() == "mine"
