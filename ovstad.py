@@ -1,4 +1,4 @@
-"""The model: ViCLIP's video and text encoders, features of video regions, and how both are compared.
+"""The model: ViCLIP's encoders of video and text, features of video regions, and their comparison.
 
     video (B, T, 3, H, W) --ViT--> f_global (B, D) and f_map (B, T, h, w, M)      Section 3.1
     f_map, human boxes --RoIAlign--> f_region (N, D)                              Section 3.2
@@ -11,15 +11,18 @@ The encoders are ViCLIP's, tensor for tensor, so that its published weights load
     model = build_model("ViT-B/16", weights="OpenGVLab/ViCLIP-B-16-hf")
     f_global, f_map = model.encode_video(video)
     f_region = model.region_features(f_map, [boxes])
-    scores = model.logits(fuse(f_region, f_global, beta=0.3), model.encode_text(["a person waving"])).sigmoid()
+    f_text = model.encode_text(["a person waving"])
+    scores = model.logits(fuse(f_region, f_global, beta=0.3), f_text).sigmoid()     # of one box
 
-Shapes, here and in every file: B clips, T frames, N boxes in the batch (N_b in clip b), C prompts, L text
-tokens, D shared embedding, M encoder width, nh heads, h w patch grid, H W pixels. Boxes are xyxy in [0, 1].
+Shapes, here and in every file: B clips, T frames, N boxes in the batch (N_b in clip b), C prompts,
+L text tokens, D shared embedding, M encoder width, nh heads, h w patch grid, H W pixels. Boxes are
+xyxy in [0, 1].
 """
 
 import functools
 import math
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.error import HTTPError
@@ -35,14 +38,14 @@ from torchvision.ops import roi_align
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROMPT = "a person {}"                           # Section 3.2
 BETA = 0.3                                       # Table 2: 30 % region, 70 % global
-# not in the paper: ViCLIP's code clamps tau at 0.01 from below only; 0.001 and 0.5 are arguments it never uses
+# not in the paper: two arguments that ViCLIP's code never uses; it clamps tau at 0.01 from below only
 TAU_RANGE = (0.001, 0.5)
 HUB = {"ViT-B/16": "OpenGVLab/ViCLIP-B-16-hf", "ViT-L/14": "OpenGVLab/ViCLIP-L-14-hf"}
 
 
 @dataclass(frozen=True)
 class Arch:
-    """One size of ViCLIP. `grid` and `frames` are what its positional embeddings were trained for."""
+    """One size of ViCLIP; `grid` and `frames` are those of its positional embeddings."""
 
     patch: int
     grid: int                # patches a side: 224 / patch
@@ -61,112 +64,107 @@ class Arch:
 ARCHS = {
     "ViT-B/16": Arch(16, 14, 8, 768, 12, 12, 512, 512, 12, 8),
     "ViT-L/14": Arch(14, 16, 8, 1024, 24, 16, 768, 768, 12, 12),
-    "toy": Arch(8, 6, 4, 96, 3, 3, 64, 64, 2, 2),              # 48 x 48 pixels, 4 frames: trains on a laptop
+    "toy": Arch(8, 6, 4, 96, 3, 3, 64, 64, 2, 2),              # 48 x 48 pixels: trains on a laptop
 }
 
 
 # ---------------------------------------------------------------- the paper's equations
 
 def fuse(f_region: Tensor, f_global: Tensor, beta: float) -> Tensor:
-    """Region features with their clip's context. Both (N, D): f_global has one row a box, the clip it is in."""
-    return beta * f_region + (1 - beta) * f_global                                        # Eq. (2)
+    """Region features with their clip's context; both (N, D): f_global has one row per box."""
+    return beta * f_region + (1 - beta) * f_global                              # Eq. (2)
 
 
-def info_nce(f_video: Tensor, f_text: Tensor, tau: Tensor | float, positives: Tensor | None = None) -> Tensor:
-    """ViCLIP's pretraining loss over B video-text pairs, both (B, D); the i-th text belongs to the i-th video.
+def info_nce(f_video: Tensor, f_text: Tensor, tau: Tensor | float,
+             positives: Tensor | None = None) -> Tensor:
+    """ViCLIP's pretraining loss over B pairs, both (B, D); the i-th text belongs to the i-th video.
 
     positives (B, B) bool marks further true pairs, such as equal captions in a batch; the target is
     then spread evenly over a row's positives. The symmetric loss is the mean of both directions.
     """
-    sim = F.normalize(f_video.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T / tau     # (B, B)
+    sim = F.normalize(f_video.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T / tau
     target = torch.eye(len(sim), device=sim.device) if positives is None else positives.float()
-    video_to_text = F.cross_entropy(sim, target / target.sum(1, keepdim=True))            # Eq. (1)
-    text_to_video = F.cross_entropy(sim.T, target.T / target.T.sum(1, keepdim=True))      # Eq. (1), the other way
+    video_to_text = F.cross_entropy(sim, target / target.sum(1, keepdim=True))          # Eq. (1)
+    text_to_video = F.cross_entropy(sim.T, target.T / target.T.sum(1, keepdim=True))    # its mirror
     return (video_to_text + text_to_video) / 2
 
 
-def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0, boxes: Tensor | float | None = None) -> Tensor:
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0,
+               boxes: Tensor | float | None = None) -> Tensor:
     """Focal loss of N boxes against C texts, summed over both and divided by the number of boxes.
 
     logits, targets (N, C), targets 1 where the text is true of the box. `boxes` replaces N as the
-    divisor, for a batch spread over processes. No boxes: 0, still attached to the graph. The loss is computed
-    from logits: with tau = 0.01 a float32 sigmoid is exactly 1 beyond a cosine of 0.17, and its logarithm is lost.
+    divisor, for a batch spread over processes. No boxes: 0, still attached to the graph. The loss is
+    computed from logits: with tau = 0.01 a float32 sigmoid is exactly 1 beyond a cosine of 0.17.
     """
     logits, targets = logits.float(), targets.float()
     positive = torch.sigmoid(-logits) ** gamma * -F.logsigmoid(logits)       # -(1 - S)^gamma log S
     negative = torch.sigmoid(logits) ** gamma * -F.logsigmoid(-logits)       # -S^gamma log(1 - S)
     loss = (targets * positive + (1 - targets) * negative).sum()
-    return loss / (max(len(logits), 1) if boxes is None else boxes)                       # Eq. (4) and (6)
+    return loss / (max(len(logits), 1) if boxes is None else boxes)             # Eq. (4) and (6)
 
 
 def pool_regions(feature_map: Tensor, boxes: list[Tensor], size: int = 7) -> Tensor:
     """One feature per box: RoIAlign on the patch grid, then the mean over its bins.
 
-    feature_map (B, M, h, w); boxes has one (N_b, 4) tensor per clip, xyxy in [0, 1], N_b may be 0. -> (N, M)
+    feature_map (B, M, h, w), boxes: B tensors (N_b, 4), xyxy in [0, 1], N_b may be 0 -> (N, M).
     """
     if len(boxes) != len(feature_map):
-        raise ValueError(f"{len(feature_map)} clips but boxes of {len(boxes)}; give one (N_b, 4) tensor a clip, "
-                         "empty where nobody is")
+        raise ValueError(f"{len(feature_map)} clips but boxes of {len(boxes)}; give one (N_b, 4) "
+                         "tensor per clip, empty where nobody is")
     h, w = feature_map.shape[-2:]
     boxes_cat = torch.cat(boxes).float()
     cells = boxes_cat * boxes_cat.new_tensor([w, h, w, h])   # [0, 1] -> grid cells, only here
-    rois = torch.cat([clip_of_box(boxes)[:, None].to(cells), cells], dim=1)               # (N, 5): clip, box
+    rois = torch.cat([clip_of_box(boxes)[:, None].to(cells), cells], dim=1)     # (N, 5): clip, box
+    rois = rois.to(feature_map.device, non_blocking=True)
     # not in the paper: 7 x 7 bins, aligned. CPUs have RoIAlign in float32 only.
-    bins = roi_align(feature_map.float(), rois.to(feature_map.device, non_blocking=True), size, aligned=True)
-    return bins.mean(dim=(2, 3))                                                          # (N, M, 7, 7) -> (N, M)
+    bins = roi_align(feature_map.float(), rois, size, aligned=True)             # (N, M, 7, 7)
+    return bins.mean(dim=(2, 3))                                                # (N, M)
 
 
 def clip_of_box(boxes: list[Tensor]) -> Tensor:
     """Which clip each of the N boxes is in: (N,) int64."""
-    return torch.cat([torch.full((b.shape[0],), i) for i, b in enumerate(boxes)])        # export.py keeps N_b free
+    return torch.cat([torch.full((b.shape[0],), i) for i, b in enumerate(boxes)])
 
 
 def standardise(video: Tensor) -> Tensor:
     """Frames in [0, 1] (..., 3, H, W) with ImageNet's mean and deviation taken out."""
-    mean, deviation = (torch.tensor(values).to(video.device, non_blocking=True).view(3, 1, 1)
-                       for values in (IMAGENET_MEAN, IMAGENET_STD))  # without a host-GPU synchronisation
-    return (video - mean) / deviation
+    def on_device(values) -> Tensor:                         # without a host-GPU synchronisation
+        return torch.tensor(values).to(video.device, non_blocking=True).view(3, 1, 1)
+    return (video - on_device(IMAGENET_MEAN)) / on_device(IMAGENET_STD)
 
 
 # ---------------------------------------------------------------- words to tokens
 
 @functools.lru_cache
 def _tokenizer():
-    from open_clip.tokenizer import SimpleTokenizer          # imported late: it brings half of open_clip along
+    from open_clip.tokenizer import SimpleTokenizer          # late: it brings half of open_clip along
     return SimpleTokenizer()
 
 
 def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
-    """CLIP's byte-pair tokens (C, L) int64: start, text, end, zeros.
-
-    A long text is cut and keeps its end token.
-    """
+    """CLIP's byte-pair tokens (C, L) int64: start, text (cut to fit), end, zeros."""
     if isinstance(prompts, str):
-        raise ValueError(f"tokenize takes a list of texts, got the one text {prompts!r}; put it in a list")
+        raise ValueError(f"tokenize takes a list of texts, got the one text {prompts!r}")
     tokenizer = _tokenizer()
     tokens = torch.zeros(len(prompts), context_length, dtype=torch.long)
     for row, prompt in zip(tokens, prompts):
-        ids = [tokenizer.sot_token_id, *tokenizer.encode(prompt)[:context_length - 2], tokenizer.eot_token_id]
+        text = tokenizer.encode(prompt)[:context_length - 2]
+        ids = [tokenizer.sot_token_id, *text, tokenizer.eot_token_id]
         row[:len(ids)] = torch.tensor(ids)
     return tokens
 
 
 def trim(tokens: Tensor) -> Tensor:
-    """Tokens (C, L) without the last columns, if all texts end before them.
-
-    Attention is causal, so this changes no embedding.
-    """
-    ends = tokens.argmax(dim=-1)                             # not the last zeros: 0 is also the token "!"
+    """Tokens (C, L) up to the last end token; attention is causal, so this changes no embedding."""
+    ends = tokens.argmax(dim=-1)                             # the end token's id is the largest
     return tokens[:, :int(ends.max()) + 1] if len(tokens) else tokens
 
 
 # ---------------------------------------------------------------- transformer
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), as a scaled SiLU.
-
-    The backward pass then keeps one tensor of the widest layer instead of two.
-    """
+    """x * sigmoid(1.702 x), as a scaled SiLU, whose backward pass keeps one wide tensor less."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(1.702 * x).div_(1.702)
@@ -174,12 +172,15 @@ class QuickGELU(nn.Module):
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(width of a head)) v, all (B, nh, L, M / nh)."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not (causal or torch.is_grad_enabled()):
-        # torch's attention on CPUs multiplies bfloat16 without the processor's instructions for it, plain products
-        # use them; some rows of one head at a time, so that their weights (512, L) stay in the cache
-        heads = zip((q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
-        return torch.stack([torch.cat([torch.softmax(rows @ key.T, -1) @ value for rows in query.split(512)])
-                            for query, key, value in heads]).view_as(q)
+    shape = q.shape
+    inference = not (causal or torch.is_grad_enabled())
+    if inference and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # plain products use the processor's bfloat16 instructions, torch's attention on CPUs does not;
+        # 512 rows of one head at a time, so that their weights (512, L) stay in the cache
+        q, k, v = (q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+        out = [torch.softmax(rows @ key.T, -1) @ value
+               for query, key, value in zip(q, k, v) for rows in query.split(512)]
+        return torch.cat(out).view(shape)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
@@ -195,8 +196,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         B, L, M = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                # (B, L, 3M)
-        q, k, v = qkv.view(B, L, 3, self.heads, M // self.heads).permute(2, 0, 3, 1, 4)   # each (B, nh, L, M/nh)
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).view(B, L, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                 # each (B, nh, L, M/nh)
         x = attention(q, k, v, causal)
         return self.out_proj(x.transpose(1, 2).reshape(B, L, M))
 
@@ -251,22 +252,23 @@ def patch_grid(video: Tensor, patch: int) -> tuple[int, int]:
 
 
 def resize_positions(positions: Tensor, h: int, w: int) -> Tensor:
-    """Embeddings of a square grid of patches (grid * grid, M) for any other grid (h * w, M), bicubic."""
+    """Embeddings of a square grid of patches (grid * grid, M) for another grid (h * w, M), bicubic."""
     grid = math.isqrt(len(positions))
     if (h, w) == (grid, grid):
         return positions
-    square = positions.view(1, grid, grid, -1).permute(0, 3, 1, 2).float()                  # (1, M, grid, grid)
+    square = positions.view(1, grid, grid, -1).permute(0, 3, 1, 2).float()      # (1, M, grid, grid)
     resized = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
     return resized.flatten(2)[0].T.to(positions.dtype)
 
 
 class VideoEncoder(nn.Module):
-    """ViCLIP's video transformer: attention among all patches of all frames, and one class token."""
+    """ViCLIP's video transformer: attention among all patches of all frames and one class token."""
 
     def __init__(self, arch: Arch):
         super().__init__()
         M, scale = arch.width, arch.width ** -0.5
-        self.conv1 = nn.Conv3d(3, M, (1, arch.patch, arch.patch), (1, arch.patch, arch.patch), bias=False)
+        patch = (1, arch.patch, arch.patch)
+        self.conv1 = nn.Conv3d(3, M, kernel_size=patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(M))
         self.positional_embedding = nn.Parameter(scale * torch.randn(1 + arch.grid ** 2, M))
         self.temporal_positional_embedding = nn.Parameter(torch.zeros(1, arch.frames, M))
@@ -276,25 +278,26 @@ class VideoEncoder(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(M, arch.embed))
 
     def positions(self, T: int, h: int, w: int) -> tuple[Tensor, Tensor]:
-        """Embeddings of the patches (h * w, M), bicubic, and of the frames (T, M), linear, for any clip size."""
-        space, time = resize_positions(self.positional_embedding[1:], h, w), self.temporal_positional_embedding
+        """Embeddings of the patches (h * w, M) and, resized linearly, of the frames (T, M)."""
+        space = resize_positions(self.positional_embedding[1:], h, w)
+        time = self.temporal_positional_embedding                               # (1, T, M)
         if T != time.shape[1]:
-            time = F.interpolate(time.transpose(1, 2).float(), T, mode="linear", align_corners=False)
-            time = time.transpose(1, 2).to(self.positional_embedding.dtype)
+            time = F.interpolate(time.mT.float(), T, mode="linear", align_corners=False)
+            time = time.mT.to(space.dtype)
         return space, time[0]
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """video (B, T, 3, H, W) -> class token (B, M) and patch tokens (B, T, h, w, M), both after ln_post."""
+        """video (B, T, 3, H, W) -> class token (B, M), patch tokens (B, T, h, w, M), after ln_post."""
         B, T = video.shape[:2]
-        patch = self.conv1.kernel_size[1]
-        h, w = patch_grid(video, patch)
+        p = self.conv1.kernel_size[1]
+        h, w = patch_grid(video, p)
         # the stride-p convolution of disjoint patches, as the one matrix product that it is
-        x = video.reshape(B, T, 3, h, patch, w, patch).permute(0, 3, 5, 1, 2, 4, 6)         # (B, h, w, T, 3, p, p)
-        x = F.linear(x.reshape(B, h * w, T, 3 * patch ** 2), self.conv1.weight.flatten(1))  # (B, h*w, T, M)
+        x = video.reshape(B, T, 3, h, p, w, p).permute(0, 3, 5, 1, 2, 4, 6)     # (B, h, w, T, 3, p, p)
+        x = F.linear(x.reshape(B, h * w, T, 3 * p ** 2), self.conv1.weight.flatten(1))
         space, time = self.positions(T, h, w)
-        x = (x + space[:, None] + time).flatten(1, 2)        # (B, h*w*T, M): patch by patch, frames inside
-        class_token = self.class_embedding + self.positional_embedding[0]   # it has a spatial position, but no temporal one
-        x = torch.cat([class_token.to(x.dtype).expand(B, 1, -1), x], dim=1)  # (B, 1 + h*w*T, M)
+        x = (x + space[:, None] + time).flatten(1, 2)        # (B, h*w*T, M): a patch in all its frames
+        class_token = self.class_embedding + self.positional_embedding[0]       # no temporal position
+        x = torch.cat([class_token.to(x.dtype).expand(B, 1, -1), x], dim=1)     # (B, 1 + h*w*T, M)
         x = self.ln_post(self.transformer(self.ln_pre(x)))
         return x[:, 0], x[:, 1:].view(B, h, w, T, -1).permute(0, 3, 1, 2, 4)
 
@@ -329,13 +332,13 @@ class ViCLIP(nn.Module):
         if arch not in ARCHS:
             raise ValueError(f"there is no architecture {arch!r}; choose one of {', '.join(ARCHS)}")
         self.arch, self.patch, self.frames = arch, ARCHS[arch].patch, ARCHS[arch].frames
-        self.short_side = round(ARCHS[arch].grid * self.patch * 8 / 7)           # pixels: 256 for a crop of 224
+        self.short_side = round(ARCHS[arch].grid * self.patch * 8 / 7)          # 256 pixels for 224
         self.temp = nn.Parameter(torch.tensor(0.01))         # tau
         self.vision_encoder = VideoEncoder(ARCHS[arch])
         self.text_encoder = TextEncoder(ARCHS[arch])
 
     def set_gradient_checkpointing(self, on: bool) -> None:
-        """Recompute the video encoder's blocks during backward: less memory, about a third more time."""
+        """Recompute the video encoder's blocks in backward: less memory, about a third more time."""
         self.vision_encoder.transformer.gradient_checkpointing = on
 
     @torch.no_grad()
@@ -351,38 +354,40 @@ class ViCLIP(nn.Module):
     def encode_video(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Global features and the map of a batch of clips; deterministic, every token used.
 
-        video (B, T, 3, H, W), float, normalised with ImageNet's mean and std, H and W multiples of the patch
-        -> f_global (B, D), f_map (B, T, h, w, M): patch tokens after ln_post, not yet projected to D.
+        video (B, T, 3, H, W), float, normalised with ImageNet's mean and std, H and W multiples of the
+        patch -> f_global (B, D), f_map (B, T, h, w, M): patch tokens, not yet projected to D.
         """
         class_token, f_map = self.vision_encoder(video)
         return class_token @ self.vision_encoder.proj, f_map
 
     def region_features(self, f_map: Tensor, boxes: list[Tensor]) -> Tensor:
-        """Features (N, D) of boxes (B tensors (N_b, 4), xyxy in [0, 1]) in the space of f_global; N may be 0.
+        """Features (N, D) of B tensors of boxes (N_b, 4), xyxy in [0, 1], in the space of f_global.
 
-        The mean over time, RoIAlign, the mean over its bins and `proj` are all linear, so their order is
-        free: pooling first and projecting N vectors equals projecting every token of every frame.
+        The mean over time, RoIAlign, the mean over its bins and `proj` are all linear, so their order
+        is free: pooling first and projecting N vectors equals projecting every token of every frame.
         """
-        feature_map = f_map.float().mean(dim=1).permute(0, 3, 1, 2)          # (B, M, h, w)
-        with torch.autocast(f_map.device.type, enabled=False):               # N vectors: float32 costs nothing
+        feature_map = f_map.float().mean(dim=1).permute(0, 3, 1, 2)             # (B, M, h, w)
+        with torch.autocast(f_map.device.type, enabled=False):                  # float32: N is small
             return pool_regions(feature_map, boxes) @ self.vision_encoder.proj.float()
 
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Embeddings (C, D) of a list of texts."""
-        return self.text_encoder(trim(tokenize(prompts, ARCHS[self.arch].context)).to(self.temp.device))
+        tokens = trim(tokenize(prompts, ARCHS[self.arch].context))
+        return self.text_encoder(tokens.to(self.temp.device))
 
     def encode_classes(self, names: list[str]) -> Tensor:
         """Embeddings (C, D) of class names in the paper's prompt."""
         return self.encode_text([PROMPT.replace("{}", name) for name in names])
 
     def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
-        """Cosine similarity over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""
+        """Cosine over tau: (N, D) against (C, D) -> (N, C), float32. Their sigmoid is the score."""
         # bfloat16 resolves cosines only to about 0.002, which would create ties
         with torch.autocast(features.device.type, enabled=False):
             cosine = F.normalize(features.float(), dim=-1) @ F.normalize(f_text.float(), dim=-1).T
-        return cosine / self.temp                                            # Eq. (3) and (5), before the sigmoid
+        return cosine / self.temp                            # Eq. (3) and (5), before the sigmoid
 
-    def forward(self, video: Tensor, boxes: list[Tensor], text: Tensor, beta: float = BETA) -> Tensor:
+    def forward(self, video: Tensor, boxes: list[Tensor], text: Tensor,
+                beta: float = BETA) -> Tensor:
         """The whole path of Figure 2: logits (N, C) of every box against every text.
 
         text: tokens (C, L) int, encoded here, or finished embeddings (C, D).
@@ -390,7 +395,7 @@ class ViCLIP(nn.Module):
         f_global, f_map = self.encode_video(video)
         f_region = self.region_features(f_map, boxes)
         f_text = text if text.is_floating_point() else self.text_encoder(text)
-        clip = clip_of_box(boxes).to(video.device, non_blocking=True)        # (N,)
+        clip = clip_of_box(boxes).to(video.device, non_blocking=True)           # (N,)
         fused = fuse(f_region, f_global.float()[clip], beta)
         return self.logits(fused, f_text)
 
@@ -400,7 +405,7 @@ class ViCLIP(nn.Module):
 def build_model(arch: str = "ViT-B/16", weights: str | None = None) -> ViCLIP:
     """A ViCLIP of the named size, in evaluation mode, on the CPU.
 
-    weights: a local file (official .pth or .safetensors, or a checkpoint of ours) or a Hub id; None: random.
+    weights: as load_weights takes them; None: random.
     """
     model = ViCLIP(arch)
     if weights is not None:
@@ -409,20 +414,20 @@ def build_model(arch: str = "ViT-B/16", weights: str | None = None) -> ViCLIP:
 
 
 def load_weights(model: ViCLIP, path: str) -> None:
-    """Load a file strictly: every tensor, by name and shape, or a ValueError that lists what differs.
+    """Load every tensor by name and shape, or raise a ValueError that lists what differs.
 
-    path: an official .pth ({'model': ...} or flat) or .safetensors, a checkpoint of ours, or a Hub id.
+    path: an official .pth ({'model': ...} or flat) or .safetensors, our checkpoint, or a Hub id.
     """
     load_state(model, read_weights(path)[0], path)
 
 
 def load_model(path: str) -> tuple[ViCLIP, dict]:
-    """The model that a weights file holds, its size told by its shapes, and what else our checkpoints record."""
+    """The model in a weights file, its size told by its shapes, and the record of our checkpoints."""
     state, record = read_weights(path)
     arch = arch_of(state)
     if record.get("stage") == "humans":
-        raise ValueError(f"{path}: a detector of people, of detect_humans.py; expected a model of train_align.py "
-                         "or train_finetune.py")
+        raise ValueError(f"{path}: a detector of people, of detect_humans.py; expected a model of "
+                         "train_align.py or train_finetune.py")
     if arch is None:
         raise ValueError(f"{path}: not ViCLIP weights of a size we know ({', '.join(ARCHS)}); "
                          f"its tensors begin with {', '.join(list(state)[:3])}")
@@ -435,10 +440,11 @@ def load_state(model: ViCLIP, state: dict[str, Tensor], path: str) -> None:
     own = model.state_dict()
     differences = ([f"missing {name}" for name in own if name not in state]
                    + [f"unexpected {name}" for name in state if name not in own]
-                   + [f"{name} is {tuple(state[name].shape)} but {model.arch} has {tuple(own[name].shape)}"
+                   + [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
                       for name in own if name in state and state[name].shape != own[name].shape])
     if differences:
-        shown = "; ".join(differences[:8]) + (f"; and {len(differences) - 8} more" if len(differences) > 8 else "")
+        shown = "; ".join(differences[:8])
+        shown += f"; and {len(differences) - 8} more" if len(differences) > 8 else ""
         fits = arch_of(state)
         hint = f" (these weights fit {fits})" if fits and fits != model.arch else ""
         raise ValueError(f"{path}: not the weights of {model.arch}{hint}: {shown}")
@@ -446,9 +452,9 @@ def load_state(model: ViCLIP, state: dict[str, Tensor], path: str) -> None:
 
 
 def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and record of a local file or, if there is none of that name, of a Hub repository ("owner/name").
+    """Tensors and record of a local file or else of a Hub repository ("owner/name").
 
-    The record is what a checkpoint of ours holds beside the model (arch, beta, classes, ...), else {}.
+    The record is what a checkpoint of ours holds beside the model (arch, beta, classes, ...), or {}.
     """
     path = os.fspath(path)
     if os.path.isdir(path):                                  # a Hub repository's folder
@@ -461,33 +467,34 @@ def read_weights(path: str) -> tuple[dict[str, Tensor], dict]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:                               # each format has its own errors for a damaged file
+    except Exception as error:                               # every format has errors of its own
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise ValueError(f"{path}: cannot be read as weights, perhaps cut short or not a weights file; "
-                         f"download it again ({type(error).__name__}: "
-                         f"{' '.join(str(error).split())[:120]})") from None
+                         f"download it again ({cause})") from None
     state = content.get("model", content) if isinstance(content, dict) else {}
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: holds no state dict; expected tensors by name, alone or under 'model'")
+    if not (isinstance(state, dict) and state and all(isinstance(v, Tensor) for v in state.values())):
+        raise ValueError(f"{path}: holds no tensors by name, neither alone nor under 'model'")
     check_tensors(state, path)
-    record = {name: value for name, value in content.items() if name != "model" and "arch" in content}
-    if record:
-        check_record(record, path)
+    if "arch" not in content:
+        return state, {}
+    record = {name: value for name, value in content.items() if name != "model"}
+    check_record(record, path)
     return state, record
 
 
 def check_tensors(state: dict[str, Tensor], path: str) -> None:
-    """ValueError unless every tensor is a plain one of finite floating-point numbers (batch norms also count)."""
+    """ValueError unless all tensors are plain and hold finite floats (batch norms also count)."""
     for name, value in state.items():
         if value.is_meta or value.layout != torch.strided:
             raise ValueError(f"{path}: {name} is not a plain tensor with its numbers in it")
         if not value.is_floating_point() and not str(name).endswith("num_batches_tracked"):
-            raise ValueError(f"{path}: {name} holds {value.dtype}; weights are floating-point numbers")
+            raise ValueError(f"{path}: {name} holds {value.dtype}, not floating-point numbers")
         if not value.isfinite().all():
             raise ValueError(f"{path}: {name} holds numbers that are not finite")
 
 
 def check_record(record: dict, path: str) -> None:
-    """ValueError unless what a checkpoint of ours records is of the types and ranges that the scripts rely on."""
+    """ValueError unless a checkpoint's record has the types and ranges that the scripts rely on."""
     def texts(value) -> bool:
         return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
@@ -497,39 +504,41 @@ def check_record(record: dict, path: str) -> None:
 
     rules = [("arch stage", lambda v: isinstance(v, str), "a name"),
              ("step", lambda v: type(v) is int and v >= 0, "a whole number"),
-             ("frames stride short_side", lambda v: type(v) is int and v >= 1, "a whole number of 1 or more"),
+             ("frames stride short_side", lambda v: type(v) is int and v >= 1, "a count of 1 or more"),
              ("beta", lambda v: type(v) in (int, float) and 0 <= v <= 1, "a number in [0, 1]"),
              ("prompt", lambda v: isinstance(v, str) and "{}" in v, "a text with {} for the class"),
-             ("classes base novel", texts, "a list of names"), ("args", arguments, "the flags of a run"),
+             ("classes base novel", texts, "a list of names"),
+             ("args", arguments, "the flags of a run"),
              ("optimizer", lambda v: isinstance(v, dict), "an optimiser's state")]
     if "stage" not in record:
         raise ValueError(f"{path}: names an arch but no stage; not a checkpoint of ours")
     for names, good, expected in rules:
         for name in names.split():
             if name in record and not good(record[name]):
-                raise ValueError(f"{path}: its {name} is {str(record[name])[:60]!r}, expected {expected}")
+                value = str(record[name])[:60]
+                raise ValueError(f"{path}: its {name} is {value!r}, expected {expected}")
 
 
 def download(hub_id: str) -> str:
-    """Path of a Hub repository's model.safetensors, downloaded once; also accepts an architecture's name."""
+    """Path of model.safetensors of a Hub repository or an architecture's name, downloaded once."""
     hub_id = HUB.get(hub_id, hub_id)
-    if hub_id.count("/") != 1 or hub_id.endswith((".pt", ".pth", ".safetensors")) or hub_id.startswith((".", "/")):
-        raise FileNotFoundError(f"{hub_id}: no such weights file; give a .pth, .safetensors or checkpoint, "
-                                f"or a Hub id such as {HUB['ViT-B/16']}")
+    if not re.fullmatch(r"[^./][^/]*/[^/]+", hub_id) or hub_id.endswith((".pt", ".pth", ".safetensors")):
+        raise FileNotFoundError(f"{hub_id}: no such weights file; give a .pth, .safetensors or "
+                                f"checkpoint, or a Hub id such as {HUB['ViT-B/16']}")
     from huggingface_hub import constants, hf_hub_download
     try:
-        return hf_hub_download(hub_id, "model.safetensors", local_files_only=True)       # downloaded before
-    except Exception:                                        # not yet
+        return hf_hub_download(hub_id, "model.safetensors", local_files_only=True)
+    except Exception:                                        # not downloaded yet
         pass
     try:
-        # without network the Hub's client would try for half a minute; any answer, an error too, is network
+        # without network the Hub's client would try for half a minute; any answer means network
         with suppress(HTTPError):
             urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
         return hf_hub_download(hub_id, "model.safetensors")
     except Exception as error:                               # no network, no such repository, no access
         raise FileNotFoundError(
-            f"{hub_id}: neither a local file nor to be had from the Hub ({type(error).__name__}); with network, "
-            f"download model.safetensors of {hub_id} there and give its path") from None
+            f"{hub_id}: neither a local file nor to be had from the Hub ({type(error).__name__}); "
+            "download its model.safetensors where there is network and give its path") from None
 
 
 def arch_of(state: dict[str, Tensor]) -> str | None:
