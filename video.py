@@ -1,11 +1,11 @@
-"""Frames of videos: exactly those that are asked for, from files and from folders of numbered pictures.
+"""Exact frames of videos, from files and from folders of numbered pictures.
 
-A reader knows `times`, when each frame appears, in display order and seconds after the first, and returns
-`frames(indices)`. A clip around a frame is a list of indices, and a second becomes an index by the times.
-Frames are RGB, upright (rotation metadata applied) and scaled while they are converted: short_side is what
-the shorter side becomes (None keeps the size), multiple what both sides are rounded to (the patch).
-As long as clips are asked for in order, each frame is decoded and converted once; `decoded`, `seeks` and
-`converted` count that.
+A reader knows `times`, when each frame appears, in display order and seconds after the first, and
+returns `frames(indices)`. A clip around a frame is a list of indices, and a second becomes an index
+by the times. Frames are RGB, upright (rotation metadata applied) and scaled while they are converted:
+short_side is what the shorter side becomes (None keeps the size), multiple what both sides are rounded
+to (the patch). While clips are read in order, each frame is decoded and converted once; `decoded`,
+`seeks` and `converted` count that.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-# decoders that leave out frames to which no other frame refers, and give all others unchanged; AV1's does not
+# decoders that can leave out frames to which no other refers, and give all others unchanged; not AV1's
 CAN_SKIP = ("h264", "hevc", "mpeg4")
 
 
@@ -27,14 +27,15 @@ def around(frame_idx: int, frames: int, stride: int) -> np.ndarray:
     return frame_idx + (np.arange(frames) - frames // 2) * stride
 
 
-def scaled_size(width: int, height: int, short_side: int | None, multiple: int = 1) -> tuple[int, int]:
-    """(width, height) with the shorter side at short_side, the aspect kept, both rounded to the multiple."""
+def scaled_size(width: int, height: int, short_side: int | None, multiple: int = 1) -> tuple:
+    """(width, height) with the shorter side at short_side, both rounded to the multiple."""
     scale = short_side / min(width, height) if short_side else 1.0
     return tuple(max(round(side * scale / multiple), 1) * multiple for side in (width, height))
 
 
-def upright_rgb(frame: av.VideoFrame, width: int, height: int, reformatter: VideoReformatter) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded frame: scaled to width x height, then turned as its rotation metadata says."""
+def upright_rgb(frame: av.VideoFrame, width: int, height: int,
+                reformatter: VideoReformatter) -> np.ndarray:
+    """(H, W, 3) uint8: the frame scaled to width x height, then turned as its metadata says."""
     rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
     return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), round(frame.rotation / 90) % 4))
 
@@ -42,7 +43,7 @@ def upright_rgb(frame: av.VideoFrame, width: int, height: int, reformatter: Vide
 # ---------------------------------------------------------------- video files
 
 def open_container(path: str, **options):
-    """PyAV's container and the video stream of a file or address; ValueError in one line where there is none."""
+    """PyAV's container and the video stream of a file or address, or a ValueError."""
     try:
         container = av.open(path, metadata_errors="replace", **options)
     except (av.error.FFmpegError, OSError) as error:
@@ -50,7 +51,7 @@ def open_container(path: str, **options):
     stream = next(iter(container.streams.video), None)
     if stream is None or stream.codec_context is None:
         container.close()
-        raise ValueError(f"{path}: " + ("this FFmpeg has no decoder for its video" if stream else "has no video stream"))
+        raise ValueError(f"{path}: {'FFmpeg has no decoder for its' if stream else 'has no'} video stream")
     return container, stream
 
 
@@ -60,7 +61,7 @@ def packets(container, stream):
         try:
             yield from container.demux(stream)
             return
-        except IndexError:                                   # PyAV meets a stream that a damaged .ts makes up
+        except IndexError:                                   # a damaged .ts makes up a stream
             continue
         except av.error.FFmpegError:
             return
@@ -68,7 +69,7 @@ def packets(container, stream):
 
 @functools.lru_cache(maxsize=4096)
 def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Times of all frames in display order, and of the key frames, in the stream's unit, from the packets alone.
+    """Times of all frames in display order, and of the key frames, in the stream's unit, from packets.
 
     Frame i of a full decode appears at the i-th time. Where packets do not tell (bare streams, B-frames
     in AVI), frames can only be counted from the start: the times are 0, 1, 2, ..., the key frames None.
@@ -76,7 +77,8 @@ def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     container, stream = open_container(path)
     with container:
         untold = container.format.name == "avi" and stream.codec_context.has_b_frames
-        read = [(p.pts, p.dts, p.is_keyframe, p.is_discard) for p in packets(container, stream) if p.size]
+        read = [(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
+                for packet in packets(container, stream) if packet.size]
     found = [(pts, is_key) for pts, _, is_key, is_discard in read if not is_discard]
     sent = [dts for _, dts, *_ in read if dts is not None]
     untold |= any(b < a for a, b in zip(sent, sent[1:]))     # two recordings, one after the other
@@ -85,20 +87,22 @@ def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     times = {time for time, _ in found}
     if untold or None in times or len(times) < len(found):
         return np.arange(len(found)), None
-    first = min((pts for pts, _, is_key, _ in read if is_key), default=min(times))   # an edit list may hide it
+    # no frame before a key frame is decoded; an edit list may hide the first one
+    first = min((pts for pts, _, is_key, _ in read if is_key), default=min(times))
     keys = np.array(sorted(time for time, is_key in found if is_key) or [first])
-    return np.array(sorted(time for time in times if time >= first)), keys      # none before a key frame is decoded
+    return np.array(sorted(time for time in times if time >= first)), keys
 
 
 def refuse_outside(path: str, seconds: float) -> None:
-    """ValueError where a clip is asked for more than a second before the start (negative) or beyond the end."""
+    """ValueError where a clip lies more than a second before the start (negative) or beyond the end."""
     if abs(seconds) > 1:
         side = "beyond its end" if seconds > 0 else "before its start"
-        raise ValueError(f"{path}: a clip is asked for {abs(seconds):.1f} s {side}; is it the right file, and whole?")
+        raise ValueError(f"{path}: a clip is asked for {abs(seconds):.1f} s {side}; "
+                         "is it the right file, and whole?")
 
 
 class VideoReader:
-    """Frames of one video file. A position in it is a time in the stream's unit, or a count of frames."""
+    """Frames of one video file. A position is a time in the stream's unit, or a count of frames."""
 
     def __init__(self, path: str, short_side: int | None = None, multiple: int = 1):
         self.path, self.short_side, self.multiple = path, short_side, multiple
@@ -107,10 +111,10 @@ class VideoReader:
         self._open()
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 25)
         self.start, self.second = self.stream.start_time or 0, float(1 / self.stream.time_base)
-        self.keys: np.ndarray | None = None                  # positions of key frames; None if they are not known
+        self.keys: np.ndarray | None = None                  # positions of key frames, if known
         self.counted = False                                 # positions are counts
-        self.low = self.needed = -math.inf                   # frames from `low` on are in the buffer, and
-                                                             # those before `needed` may be left undecoded
+        self.low = -math.inf                                 # the buffer holds frames from here on
+        self.needed = -math.inf                              # frames before may be left undecoded
 
     def _open(self) -> None:
         self.container, self.stream = open_container(self.path)
@@ -119,8 +123,8 @@ class VideoReader:
 
     def _restart(self) -> None:
         self.decoder, self.count, self.ended = self._decode(), 0, False
-        self.buffer: list[tuple] = []                        # (position, frame) in display order, without gaps
-        self.pixels: dict = {}                               # position -> RGB of those that were asked for
+        self.buffer: list[tuple] = []                        # (position, frame), in display order
+        self.pixels: dict = {}                               # position -> RGB of the frames returned
 
     def close(self) -> None:
         self.container.close()
@@ -134,10 +138,11 @@ class VideoReader:
     @property
     def duration(self) -> float:
         """Seconds; nothing is read for it where the container tells."""
-        return self.container.duration / av.time_base if self.container.duration else self.times[-1] + 1 / self.rate
+        told = self.container.duration
+        return told / av.time_base if told else self.times[-1] + 1 / self.rate
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
-        """(T, H, W, 3) uint8: the frames at 0-based indices (T,); beyond the ends the first or last one."""
+        """(T, H, W, 3) uint8: the frames at 0-based indices (T,), kept within the video."""
         at, self.keys = packet_index(self.path)
         self.counted = self.keys is None
         positions = at[np.clip(indices, 0, len(at) - 1)]
@@ -145,22 +150,28 @@ class VideoReader:
 
     def clip(self, frame_idx: int, frames: int = 8, stride: int = 1) -> np.ndarray:
         """The frames (T, H, W, 3) `stride` apart, of which frame_idx stands at position T // 2."""
-        refuse_outside(self.path, (frame_idx - np.clip(frame_idx, 0, len(self.times) - 1)) / self.rate)
+        inside = np.clip(frame_idx, 0, len(self.times) - 1)
+        refuse_outside(self.path, (frame_idx - inside) / self.rate)
         return self.frames(around(frame_idx, frames, stride))
 
-    def clip_at(self, second: float, frames: int = 8, stride: int = 1, rate: float | None = None) -> np.ndarray:
+    def clip_at(self, second: float, frames: int = 8, stride: int = 1,
+                rate: float | None = None) -> np.ndarray:
         """As clip(), around the frame that is on screen `second` seconds after the first one.
 
-        rate: the clip has the frames on screen stride / rate seconds apart, whatever the video's own rate.
+        rate: take the frames on screen stride / rate seconds apart, whatever the video's own rate.
         """
-        by_time = rate and self.container.duration and self.container.format.name != "avi"     # that may have no times
-        refuse_outside(self.path, min(second, 0) if by_time else second - np.clip(second, 0, self.times[-1]))
+        # AVI may have no times
+        by_time = rate and self.container.duration and self.container.format.name != "avi"
+        last = math.inf if by_time else self.times[-1]
+        refuse_outside(self.path, second - min(max(second, 0), last))
         if not rate:
-            return self.clip(max(np.searchsorted(self.times, second + 1e-6, "right") - 1, 0), frames, stride)
-        seconds = second + around(0, frames, stride) / rate + 0.0005           # Matroska rounds times to milliseconds
+            on_screen = np.searchsorted(self.times, second + 1e-6, "right") - 1
+            return self.clip(max(on_screen, 0), frames, stride)
+        # Matroska rounds times to milliseconds
+        seconds = second + around(0, frames, stride) / rate + 0.0005
         if not by_time:
             return self.frames(np.searchsorted(self.times, seconds, "right") - 1)
-        # an index of all frames would read the whole of a film of hours; no frame of one lasts a second
+        # an index of all frames would read the whole of a long film; no frame of one lasts a second
         positions = self.start + np.maximum(seconds, 0) * self.second
         return self._on_screen(positions, positions.min() - self.second)
 
@@ -175,14 +186,14 @@ class VideoReader:
             self._decode_one()
         if not self.buffer:
             raise ValueError(f"{self.path}: no frame can be decoded")
-        if self.ended:                                       # a damaged file ends where the decoder says
+        if self.ended:                                       # a damaged file may end early
             beyond = max(positions[len(positions) // 2] - self.buffer[-1][0], 0)
             refuse_outside(self.path, beyond / (self.rate if self.counted else self.second))
         index = np.searchsorted([position for position, _ in self.buffer], positions, "right") - 1
         return np.stack([self._rgb(*self.buffer[max(i, 0)]) for i in index])
 
     def _must_seek(self, low: float) -> bool:
-        """Whether position `low` lies behind the decoder, or so far ahead that a seek is shorter."""
+        """Whether `low` lies behind the decoder, or so far ahead that a seek is shorter."""
         last = self.buffer[-1][0] if self.buffer else self.start
         if low < self.low:
             return True
@@ -239,7 +250,8 @@ class VideoReader:
     def _rgb(self, position: float, frame: av.VideoFrame) -> np.ndarray:
         if position not in self.pixels:
             # of the first frame: some streams change theirs on the way
-            self.size = self.size or scaled_size(frame.width, frame.height, self.short_side, self.multiple)
+            self.size = self.size or scaled_size(frame.width, frame.height,
+                                                 self.short_side, self.multiple)
             self.pixels[position] = upright_rgb(frame, *self.size, self.reformatter)
             self.converted += 1
         return self.pixels[position]
@@ -257,7 +269,8 @@ def numbered_frames(folder: str) -> list[str]:
         if suffix.lower() in (".jpg", ".jpeg", ".png") and digits:
             numbered.append((int(digits[-1]), entry.path))
     if not numbered:
-        raise ValueError(f"{folder}: a folder without numbered .jpg or .png frames; name them 00001.jpg and so on")
+        raise ValueError(f"{folder}: a folder without numbered .jpg or .png frames; "
+                         "name them 00001.jpg and so on")
     return [path for _, path in sorted(numbered)]
 
 
@@ -270,7 +283,8 @@ class FolderReader:
         self.path, self.short_side, self.multiple = path, short_side, multiple
         self.files = numbered_frames(path)
         self.decoded = self.seeks = self.converted = 0
-        self.times, self.duration = np.arange(len(self.files)) / self.rate, len(self.files) / self.rate
+        self.times = np.arange(len(self.files)) / self.rate
+        self.duration = len(self.files) / self.rate
         self.pixels: dict = {}
 
     def close(self) -> None:
@@ -278,15 +292,18 @@ class FolderReader:
 
     def frames(self, indices: np.ndarray) -> np.ndarray:
         wanted = np.clip(indices, 0, len(self.files) - 1).tolist()
-        self.pixels = {i: self.pixels[i] if i in self.pixels else self._read(i) for i in sorted(set(wanted))}
+        self.pixels = {i: self.pixels[i] if i in self.pixels else self._read(i)
+                       for i in sorted(set(wanted))}
         return np.stack([self.pixels[i] for i in wanted])
 
     def clip(self, frame_idx: int, frames: int = 8, stride: int = 1) -> np.ndarray:
-        refuse_outside(self.path, (frame_idx - np.clip(frame_idx, 0, len(self.files) - 1)) / self.rate)
+        inside = np.clip(frame_idx, 0, len(self.files) - 1)
+        refuse_outside(self.path, (frame_idx - inside) / self.rate)
         return self.frames(around(frame_idx, frames, stride))
 
-    def clip_at(self, second: float, frames: int = 8, stride: int = 1, rate: float | None = None) -> np.ndarray:
-        return self.clip(round(second * self.rate), frames, stride)            # AVA's rate is the folder's own
+    def clip_at(self, second: float, frames: int = 8, stride: int = 1,
+                rate: float | None = None) -> np.ndarray:
+        return self.clip(round(second * self.rate), frames, stride)     # AVA's rate is the folder's own
 
     def _read(self, index: int) -> np.ndarray:
         self.decoded, self.converted = self.decoded + 1, self.converted + 1
@@ -295,7 +312,7 @@ class FolderReader:
                 size = scaled_size(*image.size, self.short_side, self.multiple)
                 image.draft("RGB", size)                     # JPEG: decode at the nearest larger eighth
                 return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:          # SyntaxError: a damaged PNG
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:   # SyntaxError: a PNG's
             raise ValueError(f"{self.files[index]}: not a picture that can be read ({error})") from None
 
 
