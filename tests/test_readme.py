@@ -19,7 +19,9 @@ def test_every_link_to_code_leads_to_a_file_that_holds_the_name_or_equation_it_s
             assert re.search(rf"\b(def|class) {shown.strip('`')}\b", text), (shown, file)
 
 
-def test_every_file_of_the_readme_is_there():
-    names = set(re.findall(r"\b([\w/]+\.py)\b", README)) | set(re.findall(r"\(((?:assets|docs)/[^)]+)\)", README))
-    for name in names:
-        assert (ROOT / name).exists(), name
+def test_every_file_that_the_readme_and_the_docs_name_is_there():
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text)
+        assert all((page.parent / link).exists() for link in links), page
+        assert all((ROOT / name).exists() for name in re.findall(r"`([\w/]+\.py)\b", text)), page
