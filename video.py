@@ -71,17 +71,20 @@ def packets(container, stream):
 def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Times of all frames in display order, and of the key frames, in the stream's unit, from packets.
 
-    Frame i of a full decode appears at the i-th time. Where packets do not tell (bare streams, B-frames
-    in AVI), frames can only be counted from the start: the times are 0, 1, 2, ..., the key frames None.
+    Frame i of a full decode appears at the i-th time. Where packets do not tell (bare streams, joined
+    ones, AVI's B-frames), frames can only be counted from the start: the times are 0, 1, 2, ..., the
+    key frames None.
     """
     container, stream = open_container(path)
     with container:
-        untold = container.format.name == "avi" and stream.codec_context.has_b_frames
+        is_avi, has_b_frames = container.format.name == "avi", stream.codec_context.has_b_frames
         read = [(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
                 for packet in packets(container, stream) if packet.size]
     found = [(pts, is_key) for pts, _, is_key, is_discard in read if not is_discard]
     sent = [dts for _, dts, *_ in read if dts is not None]
-    untold |= any(b < a for a, b in zip(sent, sent[1:]))     # two recordings, one after the other
+    untold = any(b < a for a, b in zip(sent, sent[1:]))      # two recordings, one after the other
+    # B-frames are sent before they appear; where all packets say otherwise, none tells when
+    untold |= bool(has_b_frames) and (is_avi or all(pts == dts for pts, dts, *_ in read))
     if not found:
         raise ValueError(f"{path}: no frame can be decoded")
     times = {time for time, _ in found}
@@ -160,8 +163,8 @@ class VideoReader:
 
         rate: take the frames on screen stride / rate seconds apart, whatever the video's own rate.
         """
-        # AVI may have no times
-        by_time = rate and self.container.duration and self.container.format.name != "avi"
+        # in other containers times may be missing or begin anew
+        by_time = rate and not self.counted and self.container.format.name.startswith(("mov", "matro"))
         last = math.inf if by_time else self.times[-1]
         refuse_outside(self.path, second - min(max(second, 0), last))
         if not rate:

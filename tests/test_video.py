@@ -173,6 +173,31 @@ def test_a_stream_that_begins_within_a_group_begins_at_its_first_key_frame(tmp_p
         assert np.array_equal(reader.clip(frame_idx, 1)[0], full[frame_idx])
 
 
+def test_frames_of_two_recordings_in_one_file_are_counted_from_the_start(tmp_path):
+    path = Path(write_video(tmp_path / "v.ts"))
+    path.write_bytes(2 * path.read_bytes())                  # the second one's clock begins anew
+    full, _ = decode_all(str(path))
+    for frame_idx in (10, 100, 59, 70):
+        clip = read_clip(path, frame_idx, 4, 2)
+        assert np.array_equal(clip, np.stack([full[i] for i in wanted(frame_idx, 4, 2, len(full))]))
+    # 25 a second: a stride of 6 counts fifths of a second, on screen 5 frames apart
+    assert number_of(open_video(path).clip_at(3.2, 2, 6, rate=30)[0]) == 75 - 60
+    assert number_of(open_video(path).clip_at(3.2, 2, 6, rate=30)[1]) == 80 - 60
+
+
+def test_b_frames_that_a_file_stamps_in_the_order_they_were_sent_come_in_the_decoders_order(tmp_path):
+    path = write_video(tmp_path / "v.mp4")
+    with av.open(path) as source, av.open(str(tmp_path / "w.mp4"), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.pts, packet.stream = packet.dts, stream
+                copy.mux(packet)
+    full, _ = decode_all(str(tmp_path / "w.mp4"))
+    for frame_idx in (40, 3, 30, 57):
+        assert np.array_equal(read_clip(tmp_path / "w.mp4", frame_idx, 1)[0], full[frame_idx])
+
+
 # ---------------------------------------------------------------- seconds on another clock
 
 AT_TWO_SECONDS = {                                           # 2 + (k - 4) * 8 / 30 seconds, times the rate, rounded down
