@@ -5,7 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [["ovstad", "video", "table", "draw", "worlds"],
-          ["formats.files", "formats.sentences"], ["metric", "formats", "baselines"], ["data", "diagnosis"], ["engine"], ["training"],
+          ["formats.files", "formats.sentences"], ["metric", "formats", "baselines"],
+          ["data", "diagnosis"], ["engine"], ["training"],
           ["train_align", "train_finetune", "evaluate", "detect_humans", "check_data", "export"],
           ["detect_actions", "bench"], ["toy"]]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -23,7 +24,8 @@ def imports_of(path: Path) -> set[str]:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {name for name in names if name in FLOOR or (ROOT / f"{name.replace('.', '/')}.py").exists()}
+        found |= {name for name in names if name in FLOOR
+                  or (ROOT / f"{name.replace('.', '/')}.py").exists()}
     return found
 
 
@@ -34,5 +36,6 @@ def test_every_import_runs_downwards():
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         assert floor_of(module) is not None, f"{path.name} has no floor"
         for name in imports_of(path):
-            inside = module.split(".")[0] == name.split(".")[0] == "baselines"     # a package's own parts
+            # a package's own parts
+            inside = module.split(".")[0] == name.split(".")[0] == "baselines"
             assert inside or floor_of(name) < floor_of(module), f"{module} imports {name}"

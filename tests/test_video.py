@@ -20,10 +20,10 @@ SAMPLES = ROOT.parent / "shared" / "samples" / "video"
 from video import open_video, packet_index, packets, read_clip, scaled_size  # noqa: E402
 
 
-# ---------------------------------------------------------------- videos with their frame numbers drawn into them
+# ---------------------------------------------------------------- videos of numbers
 
 def numbered_frame(number: int, width: int = 96, height: int = 64) -> np.ndarray:
-    """A picture that holds a number: eight white or black bars, the lowest bit on the left, on a grey ground."""
+    """A grey picture that holds a number: eight white or black bars, the lowest bit on the left."""
     picture = np.full((height, width, 3), 100, np.uint8)
     for bit in range(8):
         picture[8:height // 2, bit * width // 8:(bit + 1) * width // 8] = 255 * (number >> bit & 1)
@@ -33,18 +33,22 @@ def numbered_frame(number: int, width: int = 96, height: int = 64) -> np.ndarray
 def number_of(picture: np.ndarray) -> int:
     height, width = picture.shape[:2]
     band = picture[height // 5:2 * height // 5]
-    return sum((band[:, int((bit + 0.25) * width / 8):int((bit + 0.75) * width / 8)].mean() > 127) << bit for bit in range(8))
+    bars = [band[:, int((bit + 0.25) * width / 8):int((bit + 0.75) * width / 8)]
+            for bit in range(8)]
+    return sum((bar.mean() > 127) << bit for bit, bar in enumerate(bars))
 
 
-def write_video(path, frames=60, codec="libx264", rate=25, size=(96, 64), times=None, bframes=2, gop=12, pix_fmt="yuv420p",
+def write_video(path, frames=60, codec="libx264", rate=25, size=(96, 64), times=None, bframes=2,
+                gop=12, pix_fmt="yuv420p",
                 last=None):
-    """Encode numbered frames; times: when they appear, in milliseconds; last: when one more does, in seconds."""
+    """Encode numbered frames; times: when they appear (ms); last: when one more does (s)."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.gop_size = gop
         if codec == "libx264":
-            stream.options = {"sc_threshold": "0"}           # key frames where gop says, not at every cut
+            # key frames where gop says, not at every cut
+            stream.options = {"sc_threshold": "0"}
         if codec not in ("libvpx-vp9", "libsvtav1"):
             stream.codec_context.max_b_frames = bframes
         if times is not None:
@@ -66,9 +70,13 @@ def decode_all(path):
     """Every frame of a full decode in display order, and their times in seconds from the first one."""
     with av.open(path) as container:
         stream = container.streams.video[0]
-        frames = [(frame.pts, frame.to_ndarray(format="rgb24", interpolation="BILINEAR"), frame.rotation) for frame in container.decode(stream)]
-        times = [float((pts - frames[0][0]) * stream.time_base) for pts, _, _ in frames]
-    return [np.rot90(picture, round(rotation / 90) % 4) for _, picture, rotation in frames], times
+        frames, times = [], []
+        for frame in container.decode(stream):
+            picture = frame.to_ndarray(format="rgb24", interpolation="BILINEAR")
+            frames.append(np.rot90(picture, round(frame.rotation / 90) % 4))
+            times.append(frame.pts)
+        times = [float((pts - times[0]) * stream.time_base) for pts in times]
+    return frames, times
 
 
 UNEVEN = np.cumsum([0] + [40, 10, 90, 40, 200, 40, 40, 15, 15, 60] * 6)[:60].tolist()
@@ -104,16 +112,21 @@ def test_a_clip_holds_the_frames_of_a_full_decode_at_its_indices(video):
     rng = np.random.default_rng(0)
     reader = open_video(video)
     for _ in range(12):
-        centre, frames, stride = int(rng.integers(-4, len(full) + 4)), int(rng.choice([1, 4, 8])), int(rng.choice([1, 3, 8]))
+        centre = int(rng.integers(-4, len(full) + 4))
+        frames, stride = int(rng.choice([1, 4, 8])), int(rng.choice([1, 3, 8]))
         expected = np.stack([full[i] for i in wanted(centre, frames, stride, len(full))])
-        assert np.array_equal(read_clip(video, centre, frames, stride), expected)       # a reader of its own
-        assert np.array_equal(reader.clip(centre, frames, stride), expected)            # one that has been elsewhere
-    assert [number_of(picture) for picture in full] == list(range(len(full)))           # and the numbers are what was drawn
+        # a reader of its own
+        assert np.array_equal(read_clip(video, centre, frames, stride), expected)
+        # one that has been elsewhere
+        assert np.array_equal(reader.clip(centre, frames, stride), expected)
+    # and the numbers are what was drawn
+    assert [number_of(picture) for picture in full] == list(range(len(full)))
 
 
 def test_a_clip_at_a_time_holds_the_frame_that_is_on_screen_then(video):
     full, times = decode_all(video)
-    if video.endswith(".avi"):                               # some AVI streams carry no times: frames are 1 / rate apart
+    # some AVI streams carry no times: frames are 1 / rate apart
+    if video.endswith(".avi"):
         times = [i / 25 for i in range(len(full))]
     rng = np.random.default_rng(1)
     reader = open_video(video)
@@ -128,7 +141,9 @@ def test_a_clip_at_a_time_holds_the_frame_that_is_on_screen_then(video):
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample videos are not here")
-@pytest.mark.parametrize("name", ["demo.mp4", "demo_spatiotemporal_det.mp4", "internvid_example1.mp4", "test.avi", "test_video_structuralize.mp4"])
+@pytest.mark.parametrize("name", ["demo.mp4", "demo_spatiotemporal_det.mp4",
+                                  "internvid_example1.mp4", "test.avi",
+                                  "test_video_structuralize.mp4"])
 def test_real_videos_give_the_frames_of_a_full_decode(name):
     path = str(SAMPLES / name)
     full, times = decode_all(path)
@@ -148,8 +163,10 @@ ONE = 1 << 16                                                # 1.0 in a display 
 def test_rotation_metadata_turns_the_frames_upright(tmp_path, quarters, matrix):
     path = write_video(tmp_path / "v.mp4", frames=10)
     content = bytearray((tmp_path / "v.mp4").read_bytes())
-    at = content.index(b"tkhd") + 4 + 40                     # the display matrix of the track header
-    content[at:at + 36] = struct.pack(">9i", *matrix, 0, 0, 0, 1 << 30)                  # quarter turns clockwise
+    # the display matrix of the track header
+    at = content.index(b"tkhd") + 4 + 40
+    # quarter turns clockwise
+    content[at:at + 36] = struct.pack(">9i", *matrix, 0, 0, 0, 1 << 30)
     (tmp_path / "v.mp4").write_bytes(content)
     picture = read_clip(path, 5, frames=1)[0]
     assert number_of(np.rot90(picture, quarters)) == 5       # turned back, it can be read
@@ -200,9 +217,11 @@ def test_b_frames_that_a_file_stamps_in_the_order_they_were_sent_come_in_the_dec
 
 # ---------------------------------------------------------------- seconds on another clock
 
-AT_TWO_SECONDS = {                                           # 2 + (k - 4) * 8 / 30 seconds, times the rate, rounded down
+# 2 + (k - 4) * 8 / 30 seconds, times the rate, rounded down
+AT_TWO_SECONDS = {
     Fraction(24): [22, 28, 35, 41, 48, 54, 60, 67], Fraction(25): [23, 30, 36, 43, 50, 56, 63, 70],
-    Fraction(30000, 1001): [27, 35, 43, 51, 59, 67, 75, 83], Fraction(30): [28, 36, 44, 52, 60, 68, 76, 84]}
+    Fraction(30000, 1001): [27, 35, 43, 51, 59, 67, 75, 83],
+    Fraction(30): [28, 36, 44, 52, 60, 68, 76, 84]}
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi"])
@@ -228,11 +247,15 @@ def test_a_film_at_another_clock_needs_no_index_of_its_frames(tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.avi"])
 def test_a_clip_more_than_a_second_outside_the_video_is_refused(tmp_path, name):
-    path = write_video(tmp_path / name, codec="mpeg4" if name == "v.avi" else "libx264")      # 60 frames, 2.4 seconds
-    assert number_of(read_clip(path, 80, 1)[0]) == 59 and number_of(open_video(path).clip_at(3.2, 1)[0]) == 59
+    # 60 frames, 2.4 seconds
+    path = write_video(tmp_path / name, codec="mpeg4" if name == "v.avi" else "libx264")
+    assert number_of(read_clip(path, 80, 1)[0]) == 59
+    assert number_of(open_video(path).clip_at(3.2, 1)[0]) == 59
     assert number_of(read_clip(path, -20, 1)[0]) == 0
-    for ask in (lambda reader: reader.clip(90), lambda reader: reader.clip_at(3.5), lambda reader: reader.clip(-26),
-                lambda reader: reader.clip_at(902.0, 8, 8, rate=30), lambda reader: reader.clip_at(-1.1, 8, 8, rate=30)):
+    for ask in (lambda reader: reader.clip(90), lambda reader: reader.clip_at(3.5),
+                lambda reader: reader.clip(-26),
+                lambda reader: reader.clip_at(902.0, 8, 8, rate=30),
+                lambda reader: reader.clip_at(-1.1, 8, 8, rate=30)):
         with pytest.raises(ValueError, match=f"{name}: a clip is asked for .* s (beyond its end|before its start)"):
             ask(open_video(path))
 
@@ -268,17 +291,21 @@ def test_clips_asked_for_in_order_decode_and_scale_each_frame_once(tmp_path):
 
 def test_a_clip_in_the_middle_takes_one_seek_and_one_group_of_pictures(tmp_path):
     reader = open_video(write_video(tmp_path / "v.mp4", gop=12, bframes=0))
-    reader.clip(43, 4, 1)                                    # frames 41 to 44, of the group that begins at 36
+    # frames 41 to 44, of the group that begins at 36
+    reader.clip(43, 4, 1)
     assert (reader.seeks, reader.decoded, reader.converted) == (1, 9, 4)
 
 
 def test_scaling_keeps_the_aspect_and_rounds_to_the_patch():
-    assert scaled_size(340, 256, 256, 16) == (336, 256) and scaled_size(240, 426, 256, 16) == (256, 448)
+    assert scaled_size(340, 256, 256, 16) == (336, 256)
+    assert scaled_size(240, 426, 256, 16) == (256, 448)
     assert scaled_size(320, 240, None) == (320, 240) and scaled_size(1000, 10, 16, 16) == (1600, 16)
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("none.mp4", None, "no such video"), ("text.mp4", b"not a video at all", "not a video that can be opened"), ("empty.mp4", b"", "not a video")])
+    ("none.mp4", None, "no such video"), ("text.mp4", b"not a video at all",
+                                          "not a video that can be opened"),
+    ("empty.mp4", b"", "not a video")])
 def test_what_is_no_video_says_so(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -312,17 +339,20 @@ def test_a_damaged_packet_costs_its_own_frame_and_no_other(tmp_path):
     kept = open_video(path)
     for frame_idx in (5, 13, 16, 25, 40, 60):
         clip = kept.clip(frame_idx, 3, 1)
-        assert np.array_equal(clip, open_video(path).clip(frame_idx, 3, 1))              # as by a reader of its own
+        # as by a reader of its own
+        assert np.array_equal(clip, open_video(path).clip(frame_idx, 3, 1))
         expected = [i if i != 13 else 12 for i in range(frame_idx - 1, frame_idx + 2)]
         assert frame_idx == 16 or [number_of(picture) for picture in clip] == expected
 
 
 def test_a_stream_that_changes_its_size_gives_frames_of_one_size(tmp_path):
-    parts = [write_video(tmp_path / f"{i}.ts", 24, size=size, times=[40 * (24 * i + n) for n in range(24)])
+    parts = [write_video(tmp_path / f"{i}.ts", 24, size=size,
+                         times=[40 * (24 * i + n) for n in range(24)])
              for i, size in enumerate([(96, 64), (192, 128)])]
     (tmp_path / "v.ts").write_bytes(b"".join(Path(part).read_bytes() for part in parts))
     clip = read_clip(str(tmp_path / "v.ts"), 24, 8, 2)
-    assert clip.shape == (8, 64, 96, 3) and [number_of(picture) for picture in clip] == [16, 18, 20, 22, 0, 2, 4, 6]
+    assert clip.shape == (8, 64, 96, 3)
+    assert [number_of(picture) for picture in clip] == [16, 18, 20, 22, 0, 2, 4, 6]
 
 
 def test_a_damaged_end_is_where_the_decoder_says(tmp_path):
@@ -350,11 +380,13 @@ def test_a_packet_of_a_stream_that_damage_makes_up_is_passed_over():
     assert list(packets(Container(), None)) == [1, 2, 3]
 
 
-@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg, which trims the film, is not installed")
+@pytest.mark.skipif(not shutil.which("ffmpeg"),
+                    reason="ffmpeg, which trims the film, is not installed")
 def test_a_trimmed_film_whose_edit_list_hides_its_first_key_frame_begins_where_players_begin(tmp_path):
     whole = write_video(tmp_path / "whole.mp4", 60, gop=20)
     trimmed = str(tmp_path / "trimmed.mp4")
-    subprocess.run(["ffmpeg", "-v", "error", "-ss", "0.45", "-i", whole, "-c", "copy", trimmed], check=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-ss", "0.45", "-i", whole, "-c", "copy", trimmed],
+                   check=True)
     full, _ = decode_all(trimmed)
     clip = open_video(trimmed).clip(0, 2, 1)
     assert np.array_equal(clip[1], full[0]) and len(open_video(trimmed).times) == len(full)
