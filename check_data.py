@@ -99,7 +99,8 @@ def main() -> int:
     parser.add_argument("--split", default="train", help="train, val, test, or all")
     parser.add_argument("--novel", metavar="FILE", help="novel classes, one a line (default: as in training)")
     parser.add_argument("--out", default="runs/check",
-                        help="folder for faults.txt, contact_sheet.png and, of hcstvg, sentences.tsv")
+                        help="folder for SPLIT_faults.txt, SPLIT_contact_sheet.png and, of hcstvg, "
+                                                          "SPLIT_sentences.tsv")
     group = parser.add_argument_group("labels of an annotation tool")
     group.add_argument("--import", nargs="+", metavar="FILE", dest="labels",
                        help="write OUT/train.csv (with --split test: OUT/test.csv) from exports \"CVAT for video "
@@ -108,6 +109,8 @@ def main() -> int:
     group.add_argument("--every", type=float, default=0.5, help="seconds between the keyframes written, at least")
     args = parser.parse_args()
     out, left_out = Path(args.out), []
+    report, sheet, split_into = (out / f"{args.split}_{name}"
+                                 for name in ("faults.txt", "contact_sheet.png", "sentences.tsv"))
     if args.labels:
         args.dataset, args.csv = "csv", out / ("train.csv" if args.split == "train" else "test.csv")
         left_out = import_labels(args.labels, args.csv, args.data, args.every)
@@ -135,16 +138,16 @@ def main() -> int:
     if args.dataset == "hcstvg":
         described = read_descriptions(args.data or "data/hcstvg", args.split, args.version and int(args.version))
         lines = ["\t".join([clip, " ".join(text.split()), *split_sentences(text)]) for clip, text in described]
-        (out / "sentences.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"sentences  {out / 'sentences.tsv'}: each description and what it was split into")
+        split_into.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"sentences  {split_into}: each description and what it was split into")
     faults = "".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken])
-    (out / "faults.txt").write_text(faults, encoding="utf-8")
+    report.write_text(faults, encoding="utf-8")
     print(f"faults     {len(table.faults):,} in the annotation, {len(missing):,} videos missing, "
-          f"{len(broken):,} broken or too short: {out / 'faults.txt'}")
+          f"{len(broken):,} broken or too short: {report}")
     if len(missing) < len(table.videos):
-        if sheet := sample_keyframes(table):
-            sheet.save(out / "contact_sheet.png")
-            print(f"look at {out / 'contact_sheet.png'}: do the boxes hold the people, do the texts say what they do?")
+        if pictures := sample_keyframes(table):
+            pictures.save(sheet)
+            print(f"look at {sheet}: do the boxes hold the people, do the texts say what they do?")
     return 0
 
 

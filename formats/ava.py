@@ -9,7 +9,7 @@
 
 import numpy as np
 
-from formats.files import (check_split, check_times, find, find_file, listed, read_columns,
+from formats.files import (check_split, check_times, check_unit, find, find_file, listed, read_columns,
                            read_label_map, videos_on_disk, walk, whole_numbers)
 from table import Annotations, cached, clip_boxes, distinct, keyframe_key, make_annotations
 
@@ -110,6 +110,8 @@ def ava_table(path, excluded, included, names: dict[int, str], is_ava: bool, eve
     seconds = np.arange(902, 1799)
     if included:
         seconds = np.unique(read_columns(included, "second", texts=())[2]["second"].astype(int))
+        if not len(seconds):
+            raise ValueError(f"{included}: is empty; expected the annotated seconds, one a line")
 
     (videos, video), (out_videos, out_video) = texts["video"], out_texts["video"]
     check_times(path, lines, numbers["second"])
@@ -117,6 +119,7 @@ def ava_table(path, excluded, included, names: dict[int, str], is_ava: bool, eve
     second, action = numbers["second"].astype(int), numbers["action_id"]
     people = ~np.isnan(numbers["box"][:, 0])                   # else a row of two columns: nobody in this keyframe
     person = whole_numbers(path, lines, numbers["person_id"], "person")
+    check_unit(path, lines, numbers["box"])
     keys = keyframe_key(video, second)
     out = keyframe_key(find(out_videos, videos)[out_video], out_numbers["second"].astype(int))
     box, good = clip_boxes(numbers["box"])

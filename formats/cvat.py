@@ -17,13 +17,16 @@ import math
 import os
 import xml.etree.ElementTree as ET
 import zipfile
-from bisect import bisect_right
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import field as of_each
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
-from formats.files import load_json, replacing
+from formats.files import check_kind, field, load_json, numbers_of, replacing
 from video import open_video
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
@@ -42,8 +45,8 @@ class Labelled:
     video: str                    # name of the file, or of the folder of frames, as the tool knew it
     frames: range | list[int]     # 0-based frames that were labelled, ascending
     size: tuple[int, int] | None  # width, height of the picture; None: not told
-    tracks: dict[int, list[Entry]] = field(default_factory=dict)           # by ascending frame
-    faults: list[str] = field(default_factory=list)          # what was left out, and why
+    tracks: dict[int, list[Entry]] = of_each(default_factory=dict)           # by ascending frame
+    faults: list[str] = of_each(default_factory=list)          # what was left out, and why
 
 
 # ---------------------------------------------------------------- CVAT in
@@ -159,65 +162,74 @@ def read_coco(path) -> list[Labelled]:
     """
     if os.path.getsize(path) > LARGEST:
         raise ValueError(f"{path}: more than {LARGEST >> 20} MB of JSON; export fewer videos at once")
-    content, what = load_json(path), "the file"
-    try:
-        names = {category["id"]: category["name"] for category in content["categories"]}
-        videos, frame_of, numbers, boxes = {}, {}, {}, {}
-        for video in content["videos"]:
-            what = f"video {video}"
-            videos[video["id"]] = Labelled(video.get("name") or video["file_name"], [], size_in(video))
-        for image in content["images"]:
-            what = f"image {image}"
-            video, frame = videos[image["video_id"]], int(image["frame_id"])
-            frame_of[image["id"]] = image["video_id"], frame
-            video.frames.append(frame)
-            video.size = video.size or size_in(image)
-        for one in content["annotations"]:
-            what = f"annotation {one}"
-            video, frame = frame_of[one["image_id"]]
-            attributes = one.get("attributes") or {}
-            track = next((source[key] for source in (one, attributes) for key in ("track_id", "instance_id")
-                          if source.get(key) is not None), f"alone {one['id']}")
-            values = {name: str(value).strip() for name, value in attributes.items()
-                      if name not in NO_ACTIONS and isinstance(value, (bool, str))}
-            x, y, width, height = map(float, one["bbox"])
-            if frame < 0 or not math.isfinite(x + y + width + height):
-                raise ValueError("the frame or the box is not a finite number from 0 on")
-            number = numbers.setdefault((video, track), len(numbers) + 1)
-            own = boxes.setdefault((video, number), {})
-            if frame in own:
-                raise ValueError(f"track {track} has two boxes on one image; give one box, its actions as attributes")
-            own[frame] = (
-                (x, y, x + width, y + height), actions_of(names[one["category_id"]], values, {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: {what[:200]}: {type(error).__name__} {error}; expected COCO's layout: videos "
-                         "(id, name), images (id, video_id, frame_id), annotations (id, image_id, category_id, "
-                         "bbox), categories (id, name)") from None
+    content = load_json(path)
+
+    def by_id(kind: str) -> dict:
+        records = {}
+        for i, record in enumerate(field(content, kind, list, path, "COCO's videos, images, annotations, categories")):
+            number = field(record, "id", (int, str), f"{path}: {kind}: record {i}")
+            if number in records:
+                raise ValueError(f"{path}: {kind}: id {number} is there twice")
+            records[number] = record
+        return records
+
+    def known(record: dict, key: str, others: dict, where: str):
+        if (number := field(record, key, (int, str), where)) not in others:
+            raise ValueError(f"{where}: {key} {number} is nowhere in the file")
+        return others[number]
+
+    names = {i: field(category, "name", str, f"{path}: category {i}") for i, category in by_id("categories").items()}
+    videos = {i: Labelled(field(video, "name" if "name" in video else "file_name", str, f"{path}: video {i}"), [],
+                          size_in(video, f"{path}: video {i}")) for i, video in by_id("videos").items()}
+    images, tracks = {}, {}
+    for i, image in by_id("images").items():
+        where = f"{path}: image {i}"
+        video, frame = known(image, "video_id", videos, where), field(image, "frame_id", int, where)
+        if frame < 0:
+            raise ValueError(f"{where}: frame_id {frame} is not 0 or more")
+        images[i] = video, frame
+        video.frames.append(frame)
+        video.size = video.size or size_in(image, where)
+    for i, one in enumerate(field(content, "annotations", list, path)):
+        where = f"{path}: annotation {i}"
+        video, frame = known(one, "image_id", images, where)
+        box = numbers_of(field(one, "bbox", list, where), f"{where}: bbox", "[x, y, width, height]")
+        attributes = one.get("attributes") or {}
+        check_kind(attributes, dict, f"{where}: attributes")
+        track = next((f"track {field(source, key, (int, str), where)}" for source in (one, attributes)
+                      for key in ("track_id", "instance_id") if source.get(key) is not None), f"alone {i}")
+        values = {name: str(value).strip() for name, value in attributes.items()
+                  if name not in NO_ACTIONS and isinstance(value, (bool, str))}
+        number, own = tracks.setdefault((id(video), track), (len(tracks) + 1, {}))
+        if frame in own:
+            raise ValueError(f"{where}: {track} has two boxes on one image; give one box, its actions as attributes")
+        label = known(one, "category_id", names, where)
+        own[frame] = frame, (*box[:2], box[0] + box[2], box[1] + box[3]), actions_of(label, values, {})
+        video.tracks[number] = own
     for video in videos.values():
         video.frames = sorted(set(video.frames))
-    for (video, number), own in boxes.items():               # a frame on which a track has no box is without it
-        videos[video].tracks[number] = [(frame, *own.get(frame, ((0, 0, 0, 0), None)))
-                                        for frame in videos[video].frames]
+        next_frame = dict(zip(video.frames, video.frames[1:]))
+        for number, own in video.tracks.items():             # a frame on which a track has no box is without it
+            ends = {next_frame[frame] for frame in own if frame in next_frame} - set(own)
+            video.tracks[number] = sorted([*own.values(), *((frame, (0, 0, 0, 0), None) for frame in ends)])
     return list(videos.values())
 
 
-def size_in(record: dict) -> tuple[int, int] | None:
-    return (record["width"], record["height"]) if record.get("width") and record.get("height") else None
+def size_in(record: dict, where: str) -> tuple[int, int] | None:
+    sides = tuple(field(record, key, (int, float), where) for key in ("width", "height") if record.get(key))
+    return sides if len(sides) == 2 else None
 
 
 # ---------------------------------------------------------------- to the annotations CSV
 
-def entry_at(entries: list[Entry], frame: int) -> Entry | None:
-    """A track's box in pixels and its actions at a frame, interpolated; None where it is not in the picture."""
-    after = bisect_right(entries, frame, key=lambda entry: entry[0])
-    if not after or entries[after - 1][2] is None:
-        return None
-    first, box, actions = entries[after - 1]
-    if after < len(entries):                                 # also towards a box at which it leaves the picture
-        last, towards, _ = entries[after]
-        share = (frame - first) / (last - first)
-        box = tuple(a + (b - a) * share for a, b in zip(box, towards))
-    return frame, box, actions
+def boxes_on(frames: range | list[int], entries: list[Entry]) -> Iterator[Entry]:
+    """A track's box in pixels and its actions on ascending frames, interpolated, where it is in the picture."""
+    for (first, box, actions), after in zip_longest(entries, entries[1:]):
+        end = bisect_left(frames, after[0]) if after else len(frames)
+        for frame in frames[bisect_left(frames, first):end] if actions is not None else ():
+            share = (frame - first) / (after[0] - first) if after else 0
+            towards = after[1] if after else box             # also a box at which it leaves the picture
+            yield frame, tuple(a + (b - a) * share for a, b in zip(box, towards)), actions
 
 
 def frame_seconds(path: str, fps: float = 30) -> np.ndarray:
@@ -242,27 +254,29 @@ def rows_of(labelled: Labelled, seconds: np.ndarray, size: tuple[int, int], ever
     first: what the tracks' numbers are counted up from. A keyframe on which nobody does anything is a row of two
     cells. What is left out is added to the faults.
     """
-    rows, last, idle, used = [], -math.inf, 0, set()
-    for frame in labelled.frames:
-        if frame >= len(seconds):
-            labelled.faults.append(f"labelled up to frame {labelled.frames[-1]}, "
-                                   f"but {video} has {len(seconds)} frames")
-            break
-        if seconds[frame] < last + every - 1e-3:
-            continue
-        last, before = seconds[frame], len(rows)
-        # inside the frame's time on screen, so that no rounding finds the frame before it
-        keyframe = f"{math.ceil(1000 * last + 0.5) / 1000:.3f}"
-        for track, entries in labelled.tracks.items():
-            if (entry := entry_at(entries, frame)) is None:
-                continue
+    rows, idle, last, people = [], 0, -math.inf, {}
+    frames = labelled.frames[:bisect_left(labelled.frames, len(seconds))]
+    if len(frames) < len(labelled.frames):
+        labelled.faults.append(f"labelled up to frame {labelled.frames[-1]}, but {video} has {len(seconds)} frames")
+    for frame in frames:
+        if seconds[frame] >= last + every - 1e-3:
+            last, people[frame] = seconds[frame], []
+    keyframes, used = list(people), set()
+    for track, entries in labelled.tracks.items():
+        for frame, box, actions in boxes_on(keyframes, entries):
+            people[frame].append((track, box, actions))
             used.add(track)
-            box = [f"{min(max(side / length, 0), 1):.6f}" for side, length in zip(entry[1], 2 * size)]
+    for frame, seen in people.items():
+        before = len(rows)
+        # inside the frame's time on screen, so that no rounding finds the frame before it
+        keyframe = f"{math.ceil(1000 * seconds[frame] + 0.5) / 1000:.3f}"
+        for track, box, actions in seen:
+            box = [f"{min(max(side / length, 0), 1):.6f}" for side, length in zip(box, 2 * size)]
             if float(box[0]) >= float(box[2]) or float(box[1]) >= float(box[3]):
                 labelled.faults.append(f"track {track}, frame {frame}: the box is outside the picture")
                 continue
-            idle += not entry[2]
-            rows += [(video, keyframe, *box, text, first + track) for text in dict.fromkeys(entry[2])]
+            idle += not actions
+            rows += [(video, keyframe, *box, text, first + track) for text in dict.fromkeys(actions)]
         if len(rows) == before:
             rows.append((video, keyframe))
     if idle:
@@ -292,10 +306,13 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             name = os.path.relpath(file, out.parent)
             rows += rows_of(labelled, frame_seconds(str(file)), size, every, name, first)
             faults += [f"{path}: {fault}" for fault in labelled.faults]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("video", "keyframe", *"x1 y1 x2 y2".split(), "text", "person"),
+                                                     *rows])
+    if out.exists() and out.read_bytes() != text.getvalue().encode():
+        raise ValueError(f"{out}: is there and says something else; remove it, or name another folder")
     with replacing(out) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video", "keyframe", "x1", "y1", "x2", "y2", "text", "person"])
-        writer.writerows(rows)
+        file.write(text.getvalue())
     return faults
 
 

@@ -39,6 +39,19 @@ def check_boxes(path, lines, box: np.ndarray, order: str = "<") -> None:
                  lambda row: f"{words(row)} is not x1 {order} x2, y1 {order} y2")
 
 
+def check_unit(path, lines, box: np.ndarray) -> None:
+    """ValueError at the first of (n, 4) boxes that are in pixels: others overshoot [0, 1] by a little at most."""
+    complain(path, lines, ((box < -0.5) | (box > 1.5)).any(axis=1),
+             lambda row: f"box {box[row].tolist()} looks like pixels; expected xyxy in [0, 1]: "
+             "divide x by the picture's width, y by its height")
+
+
+def check_pixels(path, box: np.ndarray) -> None:
+    """ValueError if (n, 4) boxes of a format that has pixels are all in [0, 1]."""
+    if len(box) and box.max() > 0 and np.abs(box).max() <= 1.5:
+        raise ValueError(f"{path}: its boxes are in [0, 1]; expected pixels")
+
+
 def check_times(path, lines, keyframe: np.ndarray, frames: bool = False) -> None:
     """ValueError at the first of (n,) keyframes that is no second, or no frame number, which files count from 1."""
     good = (keyframe >= frames) & (keyframe < 2 ** 24)         # as float32 keeps whole numbers
@@ -77,9 +90,11 @@ def read_columns(path, layout: str, texts: tuple[str, ...] = ("video",)) -> tupl
     widths, short = {len(names), len(must), short.count(",") + 1}, re.sub(r"\[.*\]", "", short).split(",")
     index = {name: defaultdict(count().__next__) for name in texts}
     numeric = [name for name in names if name and name not in texts]
-    lines, labels = [np.zeros(0, np.int64)], [np.zeros((len(texts), 0), np.int32)]
+    lines, labels = [no_lines := np.zeros(0, np.int64)], [np.zeros((len(texts), 0), np.int32)]
     numbers = [np.zeros((len(numeric), 0))]
     for line, rows in csv_rows(path):
+        if lines[-1] is no_lines and is_header(rows[0], names, widths):
+            line, rows = line[1:], rows[1:]
         if not set(map(len, rows)) <= widths:
             at, row = next((at, row) for at, row in zip(line, rows) if len(row) not in widths)
             raise ValueError(f"{path}:{at}: {len(row)} columns; expected {layout}")
@@ -109,12 +124,20 @@ def read_columns(path, layout: str, texts: tuple[str, ...] = ("video",)) -> tupl
     return lines, texts, dict(zip(numeric, numbers)) | box
 
 
-def csv_rows(path):
-    """Line numbers (n,) and n rows of a CSV, 512 at a time: they stay in the processor's cache.
+OTHER_NAMES = {"video_id": "video", "timestamp": "keyframe", "second": "keyframe", "action_id": "text",
+               "person_id": "person"}
 
-    Without blank lines and a header, whose first cell is "video".
-    """
-    line, rows, header = 1, [], True
+
+def is_header(row: list[str], names: list[str], widths: set[int]) -> bool:
+    """Whether a first row names exactly the columns of a layout, in their order; a column without a name has any."""
+    cells = [cell.strip().lower() for cell in row]
+    return len(row) in widths and all(not name or OTHER_NAMES.get(cell, cell) == OTHER_NAMES.get(name, name)
+                                      for cell, name in zip(cells, names))
+
+
+def csv_rows(path):
+    """Line numbers (n,) and n rows of a CSV without its blank lines, 512 at a time: these stay in the cache."""
+    line, rows = 1, []
     try:
         opened = gzip.open if str(path).endswith(".gz") else open
         with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
@@ -128,11 +151,8 @@ def csv_rows(path):
                     row = next(i for i, row in enumerate(rows) if re.search("[\r\n]", "".join(row)))
                     raise ValueError(f"{path}:{line + row}: a line break inside a cell; is a quote not closed?")
                 lines, line = np.arange(line, line + len(rows)), line + len(rows)
-                if header or not all(rows):
+                if not all(rows):
                     full = [i for i, row in enumerate(rows) if row]
-                    if header and full:
-                        header = False
-                        full = full[rows[full[0]][0].strip().lower() in ("video", "video_id"):]
                     lines, rows = lines[full], [rows[i] for i in full]
                 if rows:
                     yield lines, rows
@@ -185,34 +205,48 @@ def replacing(path, binary: bool = False):
 
 # ---------------------------------------------------------------- label maps
 
+TOKEN = re.compile(r"""\s+|\#.*|("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[-+.\w]+|.)""")      # a comment is no group
+ITEM = re.compile(r"(?:item|label)\n\{\n((?:\w+\n:\n.*\n)*)\}\n")                           # of one token a line
+
+
 def read_label_map(path) -> dict[int, str]:
-    """{action id: class name} of a pbtxt in any of its layouts, also without newlines, or of lines `id: name`."""
-    text = read_text(path)
-    names, pairs, labels = [], [], {}
+    """{action id: class name} of a pbtxt in any of its layouts, also without newlines, or of lines `id: name`.
 
-    def number(match) -> str:                                  # a name may hold anything, even "item {"
-        names.append(re.sub(r"\\(.)", r"\1", match[1][1:-1]))
-        return f'"{len(names) - 1}"'
-
-    plain = re.sub(r"""(?<=:)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""", number, text)
-    for block in re.split(r"\b(?:item|label)\s*\{", plain)[1:]:
-        name = re.search(r'\bname\s*:\s*"(\d+)"', block)
-        i = re.search(r"\b(?:label_)?id\s*:\s*([0-9]{1,9})\b", block)
-        if not name or not i:
-            raise ValueError(f"{path}: item {len(pairs) + 1} lacks a name or an id; expected items like "
-                             'item { name: "stand" id: 12 }')
-        pairs.append((int(i[1]), names[int(name[1])]))
-    if not pairs:
-        cut = (line.partition(":") for line in text.splitlines())
-        pairs = [(int(i), name.strip()) for i, _, name in cut
-                 if re.fullmatch(r"\s*[0-9]{1,9}\s*", i) and name.strip()]
-    for i, name in pairs:
-        if i in labels or i < 1:
-            raise ValueError(f"{path}: action id {i} {'is there twice' if i in labels else 'is not 1 or more'}")
-        labels[i] = f"{name} ({i})" if name in labels.values() else name       # two ids of one name stay two
-    if not labels:
-        raise ValueError(f'{path}: holds no classes; expected items like item {{ name: "stand" id: 12 }}')
+    ValueError at the first item or line that is neither: no class may get lost.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), 1)
+             if line.strip() and not line.lstrip().startswith("#")]
+    if lines and re.match(r"(item|label)\b", lines[0][1]):
+        found = pbtxt_items(lines)
+    else:
+        found = [(number, line, *map(str.strip, line.partition(":")[::2])) for number, line in lines]
+    labels = {}
+    for line, text, i, name in found or [(1, "", "", "")]:
+        if not re.fullmatch("[0-9]{1,9}", i) or int(i) < 1 or not name or int(i) in labels:
+            raise ValueError(f"{path}:{line}: {text[:60]!r} is no class with a name and an id of its own, 1 or more; "
+                             'expected items like item { name: "stand" id: 12 }, or lines like 12: stand')
+        labels[int(i)] = f"{name} ({i})" if name in labels.values() else name       # two ids of one name stay two
     return labels
+
+
+def pbtxt_items(lines: list[tuple[int, str]]) -> list[tuple[int, str, str, str]]:
+    """(line, item, id, name) of a pbtxt, id and name "" in an item that is wrong, which is the last one."""
+    number, words = zip(*[(number, word) for number, line in lines for word in TOKEN.findall(line) if word])
+    text, end, at, found = "\n".join(words) + "\n", 0, 0, []
+    while at < len(words):
+        item = ITEM.match(text, end)
+        fields = re.findall(r"(?:label_)?(\w+)\n:\n(.*)\n", item[1] if item else "")
+        ids, names = ([value for key, value in fields if key == wanted] for wanted in ("id", "name"))
+        try:                                                   # escapes stand for bytes of UTF-8
+            name = re.sub(r"^(['\"])(.*)\1$|.*", r"\2", names[0] if len(names) == 1 else "")
+            name = name.encode().decode("unicode_escape").encode("latin1").decode()
+        except UnicodeError:
+            name = ""
+        found.append((number[at], " ".join(words[at:at + 12]), ids[0] if len(ids) == 1 else "", name))
+        if not item:
+            break
+        at, end = at + item[0].count("\n"), item.end()
+    return found
 
 
 def write_label_map(path, labels: dict[int, str]) -> None:
@@ -260,11 +294,21 @@ def load_pickle(path):
                          "download it again") from None
 
 
+def without_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object's dict; ValueError if a key is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"{twice!r:.60} is there twice in one object")
+    return found
+
+
 def load_json(path):
     """The value in a JSON file; ValueError with the line where it is not one."""
     text = read_text(path)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=without_repeats)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}); download it again") from None
     except (RecursionError, ValueError) as error:              # 50,000 brackets, a number of 5,000 digits
@@ -293,6 +337,16 @@ def check_kind(value, kind, where: str, form: str = "") -> None:
         raise ValueError(f"{where} is a {type(value).__name__}; expected {form or names}")
     if isinstance(value, (int, float, np.number)) and not abs(value) < 2 ** 31:          # nor is NaN
         raise ValueError(f"{where} is no number of at most nine digits")
+
+
+def numbers_of(value, where: str, form: str) -> list[float]:
+    """A list of four finite numbers, a box; form: which four."""
+    check_kind(value, list, where, form)
+    for number in value:
+        check_kind(number, (int, float), f"{where}: a side")
+    if len(value) != 4:
+        raise ValueError(f"{where} has {len(value)} numbers; expected {form}")
+    return value
 
 
 def array_of(value, columns: int, where: str) -> np.ndarray:

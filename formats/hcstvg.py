@@ -9,7 +9,7 @@
 
 import numpy as np
 
-from formats.files import check_kind, check_split, field, find_file, load_json, videos_on_disk, walk
+from formats.files import check_kind, check_pixels, check_split, field, find_file, load_json, numbers_of, videos_on_disk, walk
 from formats.sentences import split_sentences
 from table import Annotations, cached, clip_boxes, make_annotations, merge
 
@@ -52,15 +52,19 @@ def read_descriptions(data, split: str = "train", version: int | None = None) ->
 def hcstvg_table(path) -> Annotations:
     entries, sentences, faults = load_json(path), {}, []
     check_kind(entries, dict, path, "HC-STVG's one object, clip name -> entry")
-    parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)]
+    parts, pixels, beyond = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)], [np.zeros((0, 4))], 0
     for v, (clip, entry) in enumerate(entries.items()):
         where = f"{path}: clip {clip}"
         xywh, first, size, text = hcstvg_entry(entry, where)
-        box, good = clip_boxes(np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]) / np.tile(size, 2))
+        pixels.append(np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]))
+        beyond += (pixels[-1][:, 2:] > 1.1 * size).any(axis=1).sum()
+        box, good = clip_boxes(pixels[-1] / np.tile(size, 2))
         good &= first + np.arange(len(box)) >= 0
         short = split_sentences(text)[:len(box)]               # never more sentences than frames
         if (frames := frames_said(entry, where)) and abs(frames - len(box)) > frames / 4:
             faults.append(f"{path.name}: {clip}: {len(box)} boxes, but its times span {frames:.0f} frames; kept")
+        if "img_num" in entry and first + len(box) > (last := field(entry, "img_num", (int, float), where)):
+            faults.append(f"{path.name}: {clip}: boxes to frame {first + len(box)} of {last:g}; kept")
         if not good.all() or not short:
             faults.append(f"{path.name}: {clip}: {(~good).sum()} of {len(box)} boxes "
                           f"outside the picture or empty, dropped; {len(short)} sentences")
@@ -70,6 +74,11 @@ def hcstvg_table(path) -> Annotations:
         text = ids[np.arange(len(box)) * len(short) // len(box)]              # equal shares
         rows = np.flatnonzero(good)
         parts.append((box[rows], first + rows, np.full(len(rows), v), text[rows]))
+    pixels = np.concatenate(pixels)
+    check_pixels(path, pixels)
+    if 10 * beyond > len(pixels):
+        raise ValueError(f"{path}: {beyond:,} of {len(pixels):,} boxes reach far beyond the picture; "
+                         "are they x1, y1, x2, y2? Expected x, y, width, height")
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(entries, sentences, video, frame, box, text, faults=faults,
                             descriptions=len(parts) - 1)
@@ -79,22 +88,18 @@ def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:
     """Boxes (n, 4) x y w h in pixels, the 0-based first frame, the size (width, height), and the description."""
     check_kind(entry, dict, where, "an object with bbox, st_frame, width, height and caption")
     number = (int, float)
-    boxes, first = field(entry, "bbox", list, where), int(field(entry, "st_frame", number, where)) - 1
+    boxes, first = field(entry, "bbox", list, where), field(entry, "st_frame", number, where) - 1
     for box in boxes:
-        check_kind(box, list, f"{where}: bbox: a box", "[x, y, w, h]")
-        for side in box:
-            check_kind(side, number, f"{where}: bbox: a side")
-        if len(box) != 4:
-            raise ValueError(f"{where}: bbox: a box of {len(box)} numbers; expected [x, y, w, h]")
+        numbers_of(box, f"{where}: bbox: a box", "[x, y, w, h]")
     size = field(entry, "img_size", list, where, "[height, width]")[::-1] if "width" not in entry else [
         field(entry, key, number, where) for key in ("width", "height")]
     for side in size:
         check_kind(side, number, f"{where}: img_size")
-    if len(size) != 2 or min(size) < 1 or not -2 < first + len(boxes) < 2 ** 24:
+    if len(size) != 2 or min(size) < 1 or first % 1 or not -2 < first + len(boxes) < 2 ** 24:
         raise ValueError(f"{where}: size {size}, st_frame {first + 1} and {len(boxes)} boxes "
                          "are no tube in a picture")
     text = field(entry, "caption" if "caption" in entry else "English", str, where)
-    return np.array(boxes, np.float64).reshape(-1, 4), first, np.array(size, np.float64), text
+    return np.array(boxes, np.float64).reshape(-1, 4), int(first), np.array(size, np.float64), text
 
 
 def frames_said(entry: dict, where: str) -> float:

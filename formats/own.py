@@ -33,7 +33,7 @@ def read_csv(path, root=None) -> Annotations:
     known = sorted(set(words) - {""})
     text = find(words, known)[word]
     check_times(path, lines, keyframe)
-    check_boxes(path, lines[~nobody], box[~nobody])
+    check_boxes(path, lines[~nobody], box[~nobody].astype(np.float32))     # as the table keeps them
     complain(path, lines, ~nobody & (text < 0), lambda row: "the box has no text")
     person = whole_numbers(path, lines, numbers["person"], "person")
 

@@ -58,13 +58,15 @@ def read_ground_truth(path, labels: dict[int, str] | None = None) -> Annotations
     check_times(path, lines, keyframe)
     check_boxes(path, lines[~nobody], box[~nobody], "<=")
     person = whole_numbers(path, lines, numbers["person_id"], "person id")
-    if all(re.fullmatch(r"[+-]?[0-9]{0,9}", name) for name in actions):
-        ids = [int(name) if name.strip("+-") else -1 for name in actions]
-        labels = labels or {i: f"action {i}" for i in sorted(set(ids)) if i > 0}
+    if any(re.fullmatch(r"[+-]?[0-9.]+", name) for name in actions):
+        ids = action_ids(path, lines[~nobody], actions, action[~nobody])
+        labels = labels or {i: f"action {i}" for i in sorted(set(ids) - {0})}
         text = find(ids, list(labels))
     else:
         labels = labels or dict(enumerate(sorted(set(actions) - {""}), 1))
         text = find(actions, list(labels.values()))
+        complain(path, lines, ~nobody & (text < 0)[action], lambda row: f"class {actions[action[row]]!r} is not one "
+                 f"of the {len(labels)} of the label map")
     if not (text >= 0).any():
         raise ValueError(f"{path}: none of its classes ({', '.join(actions[:5])}) is in the label map")
 
@@ -95,10 +97,7 @@ def read_predictions(path, truth: Annotations, labels: dict[int, str] | None = N
         raise ValueError(f"{path}: no predictions; expected rows {LAYOUT['predictions']}")
     check_boxes(path, lines[~nobody], box[~nobody], "")
     names = labels or dict(zip(official_ids(truth), truth.texts))
-    ids = [int(name) if re.fullmatch("[0-9]{1,9}", name) else 0 for name in actions]
-    complain(path, lines, ~nobody & (np.array(ids) < 1)[action],
-             lambda row: f"action id {actions[action[row]]!r} is not a whole number, 1 or more"
-             + ("" if actions[action[row]] else " (is this a file of proposals?)"))
+    ids = action_ids(path, lines[~nobody], actions, action[~nobody])
     if frames:
         complain(path, lines, ~nobody & ~np.isin(ids, list(names))[action],
                  lambda row: f"action id {ids[action[row]]} is not one of the {len(names)} classes; "
@@ -136,6 +135,15 @@ def add_videos(truth: Annotations, names: list[str]) -> np.ndarray:
     truth.videos += names
     truth.unit = np.append(truth.unit, truth.unit[:1].repeat(len(names)))
     return np.arange(first, len(truth.videos))
+
+
+def action_ids(path, lines: np.ndarray, actions: list[str], action: np.ndarray) -> list[int]:
+    """The id of each of the actions, texts of which the rows (n,) hold the `action`-th; 0 where no row does."""
+    ids = [int(name) if re.fullmatch("[0-9]{1,9}", name) else 0 for name in actions]
+    complain(path, lines, (np.array(ids) < 1)[action],
+             lambda row: f"action id {actions[action[row]]!r} is not a whole number, 1 or more"
+             + ("" if actions[action[row]] else " (is this a file of proposals?)"))
+    return ids
 
 
 def check_not_empty(path, lines: np.ndarray, role: str) -> None:

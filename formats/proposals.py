@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import (array_of, check_kind, check_times, complain, field, find, load_pickle, read_columns,
-                           replacing)
+from formats.files import (array_of, check_kind, check_pixels, check_times, check_unit, complain, field, find,
+                           load_pickle, read_columns, replacing)
 from table import Annotations, Detections, box_iou, clip_boxes, distinct, keyframe_key
 
 
@@ -42,6 +42,9 @@ def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> De
     known = keyframe_key(annotations.video, annotations.keyframe)
     key = keyframe_key(video[rows], keyframe[rows])
     at = np.searchsorted(known, key).clip(max=len(known) - 1)                  # a row of the table for each
+    if len(rows) and not (known[at] == key).any():
+        raise ValueError(f"{path}: none of its keyframes is one of the annotations; it has {keyframe[rows[0]]:g} of "
+                         f"{annotations.videos[video[rows[0]]]}, they have {annotations.keyframe[:3].tolist()}")
     rows, at = rows[known[at] == key], at[known[at] == key]
     rows, at = (x[np.lexsort((-score[rows], at))] for x in (rows, at))
     once = distinct(at, box[rows])                             # LFB repeats a box for each of its labels
@@ -65,10 +68,7 @@ def proposal_rows(path, annotations: Annotations | None = None):
     check_times(path, lines, keyframe)
     complain(path, lines, (score < 0) | (score > 1), lambda row: f"score {score[row]:g} is not in [0, 1]; in a "
              "ground-truth file the last column is a person, in proposals it is the detector's score")
-    # detectors overshoot the border by a little; more than that means another unit
-    complain(path, lines, ((box < -0.5) | (box > 1.5)).any(axis=1),
-             lambda row: f"box {box[row].tolist()} looks like pixels; expected xyxy in [0, 1]: "
-             "divide x by the picture's width, y by its height")
+    check_unit(path, lines, box)
     wrong = (box[:, 0] > box[:, 2]) | (box[:, 1] > box[:, 3])
     if 10 * wrong.sum() > len(box):
         complain(path, lines, wrong, lambda row: f"box {box[row].tolist()} is not x1 < x2, y1 < y2; "
@@ -86,11 +86,12 @@ def pickled_proposals(path, annotations: Annotations | None):
     found = found[0] if isinstance(found, (tuple, list)) and found else found
     if isinstance(found, np.ndarray) and annotations is not None and annotations.size is not None:
         found = array_of(found, 8, f"{path}: ACT's detections")
-        video = found[:, 0].astype(int)
-        if len(video) and not 0 <= video.min() <= video.max() < len(annotations.videos):
-            raise ValueError(f"{path}: video number {video.max()} of {len(annotations.videos)}; another split?")
+        rows, video = np.arange(len(found)), found[:, 0].astype(int)
+        complain(path, rows, (video != found[:, 0]) | (video < 0) | (video >= len(annotations.videos)),
+                 lambda row: f"video number {found[row, 0]:g} of {len(annotations.videos)}, counted from 0; another split?")
+        check_pixels(path, found[:, 4:8])
         box = found[:, 4:8] / np.tile(annotations.size[video], 2)
-        return annotations.videos, video, found[:, 1], box, found[:, 3], np.arange(len(found))
+        return annotations.videos, video, found[:, 1], box, found[:, 3], rows
     if not isinstance(found, dict):
         raise ValueError(f"{path}: a {type(found).__name__}, neither mmaction2's ('movie,second' -> (n, 5)), "
                          "OpenMixer's (video -> boxes and scores) nor ACT's proposals, (n, 8)")

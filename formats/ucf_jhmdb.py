@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import (array_of, check_kind, check_split, field, find_file, load_pickle, read_text,
+from formats.files import (array_of, check_kind, check_pixels, check_split, field, find_file, load_pickle, read_text,
                            videos_on_disk, walk)
 from table import Annotations, cached, clip_boxes, make_annotations
 
@@ -79,6 +79,10 @@ def act_table(path, classes: list[str], split: str, division: int) -> Annotation
     videos = list(dict.fromkeys(video for videos in lists for video in videos) if division == 0
                   else lists[division - 1])
     labels = [class_of(label, classes, path) for label in field(found, "labels", list, path)]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"{path}: labels: one is there twice")
+    if division and (both := set(videos) & set(field(found, "train_videos" if split == "test" else "test_videos", list, path)[division - 1])):
+        raise ValueError(f"{path}: {min(both)} is among both train_videos and test_videos")
 
     tubes, n_frames, size, faults = [], [], [], []
     for video in videos:
@@ -89,16 +93,17 @@ def act_table(path, classes: list[str], split: str, division: int) -> Annotation
         tubes.append([])
         by_label = found["gttubes"].get(video, {}) if isinstance(found["gttubes"], dict) else found["gttubes"]
         check_kind(by_label, dict, f"{where}: gttubes")
-        for label in sorted(by_label):
+        for label in by_label:
             check_label(label, len(labels), f"{where}: gttubes")
+        for label in sorted(by_label):
             for tube in field(by_label, label, (list, tuple), f"{where}: gttubes"):
                 rows = array_of(tube, 5, f"{where}: a tube of label {label}")
+                if (rows[:, 0] % 1).any():
+                    raise ValueError(f"{where}: a tube of label {label} has frame {rows[rows[:, 0] % 1 > 0, 0][0]:g}; "
+                                     "expected whole numbers from 1")
                 tubes[-1].append((labels[int(label)], rows[:, 0] - 1, rows[:, 1:]))
         if not by_label:
             faults.append(f"{path.name}: {video}: listed, but has no boxes")
-    boxes = [box for of_video in tubes for *_, box in of_video if len(box)]
-    if boxes and max(box.max() for box in boxes) <= 1.5:
-        raise ValueError(f"{path}: its boxes are in [0, 1]; expected pixels")
     return tube_table(path, videos, classes, tubes, n_frames, size, split == "test", faults)
 
 
@@ -111,6 +116,9 @@ def gurkirt_table(path, listing, split: str) -> Annotations:
     check_names(test, listing)
     absent = [f"{listing.name}: {video} is not in {path.name}" for video in test if video not in found]
     test = [video for video in test if video in found]
+    if not test:
+        raise ValueError(f"{listing}: none of its {len(absent)} videos is in {path.name}; "
+                         "expected lines like Biking/v_Biking_g01_c01")
     videos = test if split == "test" else sorted(map(str, set(found) - set(test)))
     tubes, n_frames = [], []
     for video in videos:
@@ -154,7 +162,7 @@ def check_label(label, count: int, where: str) -> None:
 
 def frames_of(entry: dict, key: str, where: str) -> int:
     n = int(field(entry, key, (int, np.integer), where))       # a uint8 would wrap in sums
-    if not 0 < n < 10 ** 6:
+    if n < 1:
         raise ValueError(f"{where}: {key} is {n}; expected a number of frames")
     return n
 
@@ -170,7 +178,10 @@ def pair_of(entry: dict, key: str, where: str) -> tuple[int, int]:
 
 def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, faults: list[str]) -> Annotations:
     """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...]; the i-th tube is person i."""
+    if sum(n_frames) > 10 ** 7:                                # UCF101-24 has 555,157
+        raise ValueError(f"{path}: its videos have {sum(n_frames):,} frames, up to {max(n_frames):,}; is that their number?")
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
+    check_pixels(path, np.concatenate([parts[0][0], *(box for of_video in tubes for *_, box in of_video)]))
     for v, video in enumerate(videos):
         empty = np.ones(n_frames[v], bool)
         for person, (label, frame, box) in enumerate(tubes[v]):

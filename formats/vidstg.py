@@ -9,6 +9,7 @@
 Frames count from 0, an end is exclusive.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from pathlib import Path
 
@@ -93,9 +94,11 @@ def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
         size, tracks = vidor_tracks(path)
     except ValueError as error:                                # one file of thousands
         return boxes[0], frames[0], texts[0], [f"{path.name}: left out: {error}"]
+    of_track = {}
     for text, tid, begin, end in samples:
         track = tracks[tid]
-        at = [frame for frame in track if begin <= frame < end]
+        known = of_track.setdefault(tid, list(track))
+        at = known[bisect_left(known, begin):bisect_left(known, end)]
         box, good = clip_boxes(np.array([track[frame] for frame in at], np.float64).reshape(-1, 4) / size)
         if good.sum() < end - begin:
             faults.append(f"{path.name}: object {tid}, frames {begin} to {end - 1}: "

@@ -29,9 +29,9 @@ def test_check_of_a_users_csv_opens_its_videos_and_draws_the_boxes(tmp_path, mon
     out = check(monkeypatch, capsys, "--dataset", "csv", "--csv", csv, "--out", tmp_path / "out")
     assert re.search(r"videos +3 +on disk 3, missing 0", out) and "scores 1.000000\n" in out
     assert re.search(r"1 +2  apply make-up", out) and "2 broken or too short" in out
-    faults = (tmp_path / "out" / "faults.txt").read_text()
+    faults = (tmp_path / "out" / "train_faults.txt").read_text()
     assert "broken.mp4: " in faults and "test.avi: 6.56 seconds long, but annotated at 90" in faults
-    assert (tmp_path / "out" / "contact_sheet.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "train_contact_sheet.png").stat().st_size > 10_000
 
 
 @needs_samples
@@ -44,7 +44,7 @@ def test_check_of_real_ava_rows_and_real_vidstg_entries_with_rendered_videos(tmp
                 tmp_path / "a")
     assert "on disk 1, missing 1" in out and "scores 1.000000\n" in out
     assert re.search(r"12 +\d+  stand", out)
-    assert (tmp_path / "a" / "contact_sheet.png").is_file()
+    assert (tmp_path / "a" / "val_contact_sheet.png").is_file()
 
     shutil.copyfile(SAMPLES / "vidstg" / "val_annotations_first300.json",
                     tmp_path / "val_annotations.json")
@@ -58,7 +58,7 @@ def test_check_of_real_ava_rows_and_real_vidstg_entries_with_rendered_videos(tmp
     assert "on disk 1, missing" in out
     assert "captions; the paper has 23,165 and 5,182,090 pairs" in out
     assert re.search(r"0 broken or too short", out)
-    assert (tmp_path / "b" / "contact_sheet.png").is_file()
+    assert (tmp_path / "b" / "val_contact_sheet.png").is_file()
 
 
 @needs_samples
@@ -77,7 +77,7 @@ def test_check_of_hcstvg_counts_descriptions_and_writes_what_each_was_split_into
     out = check(monkeypatch, capsys, "--dataset", "hcstvg", "--data", tmp_path / "hc", "--out",
                 tmp_path / "c")
     assert re.search(r"Table 1 +2 +descriptions; the paper has 13,613 and 1,884,046 pairs", out)
-    assert (tmp_path / "c" / "sentences.tsv").read_text() == (
+    assert (tmp_path / "c" / "train_sentences.tsv").read_text() == (
         "55_vfjywN5CN0Y.mp4\tThe man walks in and sits down.\tThe man walks in\tThe man sits down\n"
         "10__Gvp-cj3bmIY.mkv\tA boy runs.\tA boy runs\n")
 

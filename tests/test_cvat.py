@@ -54,13 +54,11 @@ def folder(tmp_path):
 def test_boxes_are_interpolated_and_attributes_kept_until_the_next_box(tmp_path):
     one, = cvat.read_cvat(write_xml(tmp_path / "a.xml", TRACKS))
     assert (one.video, one.size, list(one.frames)) == ("walk.mp4", (200, 100), list(range(30)))
-    assert cvat.entry_at(one.tracks[0], 0) == (0, (0, 0, 100, 50), ("wave",))
-    assert cvat.entry_at(one.tracks[0], 5) == (5, (50, 0, 150, 75), ("wave",))
-    # towards the box at which it leaves
-    assert cvat.entry_at(one.tracks[0], 15) == (15, (100, 25, 200, 100), ("wave", "walk"))
-    assert cvat.entry_at(one.tracks[0], 20) is None and cvat.entry_at(one.tracks[0], 29) is None
-    assert cvat.entry_at(one.tracks[1], 14) is None
-    assert cvat.entry_at(one.tracks[1], 29) == (29, (-20, 10, 20, 60), ("jump",))              # until the end
+    assert list(cvat.boxes_on([0, 5, 15, 20, 29], one.tracks[0])) == [
+        (0, (0, 0, 100, 50), ("wave",)), (5, (50, 0, 150, 75), ("wave",)),
+        (15, (100, 25, 200, 100), ("wave", "walk"))]         # towards the box at which it leaves
+    assert list(cvat.boxes_on(range(14, 30), one.tracks[1]))[-1] == (29, (-20, 10, 20, 60), ("jump",))    # until the end
+    assert len(list(cvat.boxes_on(range(14, 30), one.tracks[1]))) == 15
 
 
 def test_cvat_becomes_the_annotations_csv_with_all_people_on_each_keyframe(folder):
@@ -174,25 +172,49 @@ def test_coco_becomes_the_annotations_csv(folder):
         "walk.mp4,2.001,0.000000,0.000000,1.000000,1.000000,sing,2"]
 
 
-def test_coco_that_is_wrong_names_the_record(tmp_path):
+@pytest.mark.parametrize("kind, i, new, says", [
+    ("images", 1, {"frame_id": None}, "image 11: frame_id is a NoneType; expected int"),
+    ("images", 1, {"frame_id": 0.7}, "image 11: frame_id is a float; expected int"),
+    ("images", 1, {"frame_id": -4}, "image 11: frame_id -4 is not 0 or more"),
+    ("images", 1, {"id": 10}, "images: id 10 is there twice"),
+    ("images", 1, {"video_id": 5}, "image 11: video_id 5 is nowhere in the file"),
+    ("images", 0, {"width": "200"}, "image 10: width is a str"),
+    ("videos", 0, {"name": ["a"]}, "video 1: name is a list; expected str"),
+    ("videos", 1, {"id": 1, "name": "b.mp4"}, "videos: id 1 is there twice"),
+    ("categories", 0, {"name": 5}, "category 4: name is a int; expected str"),
+    ("categories", 1, {"id": 4, "name": "walk"}, "categories: id 4 is there twice"),
+    ("annotations", 1, {"bbox": [1, 2, float("nan"), 4]}, "annotation 1: bbox: a side is no number"),
+    ("annotations", 1, {"bbox": "1234"}, "annotation 1: bbox is a str"),
+    ("annotations", 1, {"bbox": [1, 2, 3]}, "annotation 1: bbox has 3 numbers"),
+    ("annotations", 1, {"attributes": 5}, "annotation 1: attributes is a int; expected dict"),
+    ("annotations", 2, {"image_id": 10, "category_id": 4, "instance_id": 9, "bbox": [0, 0, 9, 9]},
+     "annotation 2: track 9 has two boxes on one image"),
+])
+def test_coco_that_is_wrong_names_the_record_and_its_field(tmp_path, kind, i, new, says):
     content = coco()
-    del content["images"][1]["frame_id"]
+    content[kind][i:i + 1] = [(content[kind] + [{}])[i] | new]
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="image {'id': 11.*KeyError 'frame_id'; expected COCO's layout"):
+    with pytest.raises(ValueError) as error:
         cvat.read_coco(tmp_path / "a.json")
+    assert f"a.json: {says}" in str(error.value)
+
+
+def test_many_boxes_without_a_track_stay_one_entry_each_and_its_end(tmp_path):
     content = coco()
-    content["annotations"][1]["bbox"][2] = float("nan")
+    content["annotations"] = [{"image_id": 10 + i % 3, "category_id": 4, "bbox": [0, 0, 9, 9]} for i in range(300)]
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="annotation {'id': 2.*not a finite number"):
-        cvat.read_coco(tmp_path / "a.json")
-    content = coco()
-    content["annotations"].append(content["annotations"][1] | {"id": 9})
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="annotation {'id': 9.*two boxes on one image"):
-        cvat.read_coco(tmp_path / "a.json")
-    (tmp_path / "a.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="a.json: not JSON"):
-        cvat.read_coco(tmp_path / "a.json")
+    one, = cvat.read_coco(tmp_path / "a.json")
+    assert [entry[0] for entry in one.tracks[1]] == [0, 10] and sum(map(len, one.tracks.values())) == 500
+
+
+def test_an_import_never_overwrites_another_file(folder):
+    (folder / "train.csv").write_text("made by hand\n")
+    xml = write_xml(folder / "a.xml", TRACKS)
+    with pytest.raises(ValueError, match="train.csv: is there and says something else; remove it"):
+        cvat.import_labels([xml], folder / "train.csv")
+    assert (folder / "train.csv").read_text() == "made by hand\n"
+    cvat.import_labels([xml], folder / "test.csv")
+    cvat.import_labels([xml], folder / "test.csv")           # the same again is no harm
 
 
 def test_our_tracks_come_back_equal_from_cvat(tmp_path):
@@ -222,8 +244,9 @@ def test_check_data_imports_an_export_and_draws_its_contact_sheet(folder, monkey
     out = folder / "set"
     monkeypatch.setattr("sys.argv", ["check_data.py", "--import", str(folder / "a.xml"), "--out", str(out)])
     assert check_data.main() == 0
-    assert sorted(path.name for path in out.iterdir()) == ["contact_sheet.png", "faults.txt", "train.csv"]
-    assert (out / "faults.txt").read_text() == f"{folder / 'a.xml'}: track 2, frame 3: <points> is not a box\n"
+    assert sorted(path.name for path in out.iterdir()) == ["train.csv", "train_contact_sheet.png",
+                                                          "train_faults.txt"]
+    assert (out / "train_faults.txt").read_text() == f"{folder / 'a.xml'}: track 2, frame 3: <points> is not a box\n"
     assert "scores 1.000000" in capsys.readouterr().out
 
 

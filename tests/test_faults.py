@@ -44,6 +44,7 @@ def proposals(folder, row):
     (own, "a.mp4,1,0.1,0.1,0.2,x,walk", "'x' is not a number; expected video,keyframe"),
     (own, "a.mp4,1,0.5,0.1,0.2,0.2,walk", "box 0.5, 0.1, 0.2, 0.2 is not x1 < x2, y1 < y2"),
     (own, "a.mp4,1,0.1,0.1,0.1,0.2,walk", "is not x1 < x2"),
+    (own, "a.mp4,1,0.1,0.1,0.1000000001,0.2,walk", "is not x1 < x2"),
     (own, "a.mp4,1,0.1,0.1,0.2,1.2,walk", "box 0.1, 0.1, 0.2, 1.2 is outside [0, 1]"),
     (own, "a.mp4,1,10,10,200,120,walk", "divide pixels by the picture's width and height"),
     (own, "a.mp4,1,nan,0.1,0.2,0.2,walk", "x1 is absent or not a finite number"),
@@ -69,6 +70,7 @@ def proposals(folder, row):
     (ava, "m,1e300,0.1,0.1,0.5,0.5,12", "keyframe 1e+300 is not a time"),
     (ava, "m,902,0.1,0.1,0.5,0.5,,0", "action_id is absent"),
     (ava, "m,902,0.1,0.1,0.5,0.5,12,1e10", "person 10000000000 is not a whole number"),
+    (ava, "m,0902,10,10,200,200,12,0", "box [10.0, 10.0, 200.0, 200.0] looks like pixels"),
     (excluded, "m,0902,1", "3 columns; expected video,second"),
     (excluded, "m,soon", "'soon' is not a number"),
     (proposals, "v0,902,10,20,100,200,,0.9", "box [10.0, 20.0, 100.0, 200.0] looks like pixels"),
@@ -84,6 +86,28 @@ def test_a_wrong_row_is_named_by_file_line_and_value(tmp_path, read, row, says):
     with pytest.raises(ValueError) as error:
         read(tmp_path, row)
     assert ".csv:3: " in str(error.value) and says in str(error.value)
+
+
+@pytest.mark.parametrize("header, says", [
+    ("video,keyframe,x1,y1,x2,y2,text", None), (" Video_ID, timestamp,x1,y1,x2,y2,action_id,person_id", None),
+    ("video,keyframe", None), ("video,1,0.1,0.1,0.2,0.2,walk", None),
+    ("video,keyframe,x1,x2,y1,y2,text", "'keyframe' is not a number; expected video,keyframe,x1,y1"),
+    ("video,keyframe,text,x1,y1,x2,y2", "'keyframe' is not a number"), ("name,time", "'time' is not a number"),
+])
+def test_a_header_has_the_expected_columns_in_order_or_is_an_error(tmp_path, header, says):
+    write(tmp_path / "video")
+    path = write(tmp_path / "a.csv", f"{header}\nvideo,2,0.1,0.1,0.2,0.2,sit\n")
+    if says:
+        with pytest.raises(ValueError, match=f"a.csv:1: {says}"):
+            read_csv(path)
+    else:
+        assert len(read_csv(path)) == 1 + ("walk" in header)
+
+
+def test_an_empty_list_of_annotated_seconds_is_named(tmp_path):
+    root = ava_folder(tmp_path, "train", "2.2", "m,0902,0.1,0.1,0.5,0.5,12,0\n", included="\n")
+    with pytest.raises(ValueError, match="ava_included_timestamps_v2.2.txt: is empty"):
+        read_ava(root)
 
 
 def test_a_few_swapped_boxes_among_proposals_are_counted_and_left_out(tmp_path, capsys):
@@ -104,14 +128,10 @@ def texts_of(path):
     (read_csv, b"video,keyframe,x1,y1,x2,y2,text\n", "no rows; expected video,keyframe"),
     (read_csv, b"\xff\xfe\x00a,b", "not a text file in UTF-8"),
     (read_label_map, b"\xff\xfe", "not a text file in UTF-8"),
-    (read_label_map, "²: walk".encode(), "holds no classes"),
-    (read_label_map, b"+: walk", "holds no classes"),
-    (read_label_map, b"9" * 5000 + b": walk", "holds no classes"),
-    (read_label_map, b'item { name: "a" id: ' + b"9" * 5000 + b" }",
-     "item 1 lacks a name or an id"),
-    (read_label_map, b"12:" + b" " * 200_000, "holds no classes"),
-    (read_label_map, b"item {" + b" " * 200_000 + b"name:" + b" " * 200_000,
-     "item 1 lacks a name or an id"),
+    (read_label_map, b"9" * 5000 + b": walk", "bad.file:1: "),
+    (read_label_map, b'item { name: "a" id: ' + b"9" * 5000 + b" }", "bad.file:1: "),
+    (read_label_map, b"12:" + b" " * 200_000, "bad.file:1: '12:' is no class"),
+    (read_label_map, b"item {" + b" " * 200_000 + b"name:" + b" " * 200_000, "bad.file:1: "),
     (read_list, b"\xff\xfe", "not a text file in UTF-8"),
     (texts_of, b"\xff\xfe", "not a text file in UTF-8"),
     (texts_of, b"walk\nwalks\n", ":2: 'walks' is not one of the 1 classes"),
@@ -119,6 +139,7 @@ def texts_of(path):
     (load_json, b"[" * 50_000, "not JSON"),
     (load_json, b"[" * 50_000 + b"]" * 50_000, "not JSON that an annotation would hold"),
     (load_json, b"[" + b"9" * 5000 + b"]", "not JSON that an annotation would hold"),
+    (load_json, b'{"b": 1, "a": {"b": 1, "c": 2, "b": 3}}', "'b' is there twice in one object"),
     (load_json, b'"\xff"', "not a text file in UTF-8"),
     (load_pickle, pickle.dumps({"a": list(range(100))})[:40], "damaged or not a pickle"),
     (load_pickle, b"", "damaged or not a pickle"),
@@ -157,13 +178,14 @@ CLIP = "55_vfjywN5CN0Y.mp4"
     (f"{CLIP}|bbox", None, "has no bbox"),
     (f"{CLIP}|bbox", "all", "bbox is a str; expected list"),
     (f"{CLIP}|bbox|2", 7, "bbox: a box is a int; expected [x, y, w, h]"),
-    (f"{CLIP}|bbox|2", [1, 2, 3], "a box of 3 numbers; expected [x, y, w, h]"),
+    (f"{CLIP}|bbox|2", [1, 2, 3], "a box has 3 numbers; expected [x, y, w, h]"),
     (f"{CLIP}|bbox|2|0", "1", "a side is a str"),
     (f"{CLIP}|bbox|2|0", float("nan"), "a side is no number"),
     (f"{CLIP}|st_frame", None, "has no st_frame"),
     (f"{CLIP}|st_frame", 2 ** 40, "st_frame is no number of at most nine digits"),
     (f"{CLIP}|st_frame", "6", "st_frame is a str; expected int or float"),
     (f"{CLIP}|st_frame", True, "st_frame is a bool"),
+    (f"{CLIP}|st_frame", 1.7, "st_frame 1.7 and 5 boxes are no tube in a picture"),
     (f"{CLIP}|width", 0, "are no tube in a picture"),
     (f"{CLIP}|caption", 7, "caption is a int; expected str"),
     (f"{CLIP}|caption", None, "has no English"),
@@ -201,6 +223,18 @@ def test_a_wrong_entry_of_vidstg_is_named_by_number_and_field(tmp_path, path, ne
     with pytest.raises(ValueError) as error:
         data.read_vidstg(tmp_path, tmp_path / "vidor")
     assert "train_annotations.json: entry 1" in str(error.value) and says in str(error.value)
+
+
+@pytest.mark.parametrize("path, new, says", [
+    (f"{CLIP}|bbox", [[0.1, 0.1, 0.5, 0.5]] * 5, "its boxes are in [0, 1]; expected pixels"),
+    (f"{CLIP}|bbox", [[200, 150, 300, 200]] * 5, "5 of 5 boxes reach far beyond the picture; are they x1, y1"),
+])
+def test_boxes_of_hcstvg_in_another_form_are_refused(tmp_path, path, new, says):
+    entries = {CLIP: hcstvg_entries()[CLIP]}
+    root = write(tmp_path / "train.json", changed(entries, path, new)).parent
+    with pytest.raises(ValueError) as error:
+        data.read_hcstvg(root)
+    assert "train.json: " in str(error.value) and says in str(error.value)
 
 
 @pytest.mark.parametrize("content, says", [
@@ -259,7 +293,12 @@ for _ in range(40):
     ("test_videos|0", [7], "a video's name is a int"),
     ("test_videos|0", 7, "a split is a int; expected list or tuple"),
     ("nframes|Biking/b", None, "nframes: has no Biking/b"),
-    ("nframes|Biking/b", 2 ** 30, "Biking/b is 1073741824; expected a number of frames"),
+    ("nframes|Biking/b", 2 ** 30, "its videos have 1,073,741,824 frames"),
+    ("nframes|Biking/b", 0, "Biking/b is 0; expected a number of frames"),
+    ("gttubes|Biking/b|a", [], "gttubes: a label is a str"),
+    ("gttubes|Biking/b|0|0", np.float32([[1.5, 0, 0, 9, 9]]), "frame 1.5; expected whole numbers"),
+    ("labels", ["Biking", "biking"], "labels: one is there twice"),
+    ("train_videos|0", ["Biking/b"], "Biking/b is among both train_videos and test_videos"),
     ("nframes|Biking/b", "4", "Biking/b is a str"),
     ("resolution|Biking/b", (240,), "expected (height, width)"),
     ("resolution|Biking/b", (0, 320), "expected (height, width)"),
@@ -297,6 +336,14 @@ def test_a_wrong_entry_of_gurkirts_pickle_is_named_by_video_and_field(tmp_path, 
     assert "pyannot.pkl: Biking/a" in str(error.value) and says in str(error.value)
 
 
+def test_a_test_list_of_other_videos_is_refused(tmp_path):
+    write(tmp_path / "testlist01.txt", "a.avi\n")             # without its class
+    write(tmp_path / "pyannot.pkl", PYANNOT)
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match="testlist01.txt: none of its 1 videos is in pyannot.pkl"):
+            data.read_ucf101_24(tmp_path, split)
+
+
 @pytest.mark.parametrize("content, says", [
     ([1, 2], "a int, neither mmaction2's"),
     ({5: np.zeros((1, 5))}, "a key is a int; expected 'movie,second' or a video"),
@@ -314,3 +361,19 @@ def test_a_wrong_pickle_of_proposals_is_named_by_entry(tmp_path, content, says):
     with pytest.raises(ValueError) as error:
         read_proposals(write(tmp_path / "p.pkl", content), make([(0, 902, BOX, 0)], videos=1))
     assert "p.pkl: " in str(error.value) and says in str(error.value)
+
+
+@pytest.mark.parametrize("row, says", [
+    ([0.7, 1, 0, 0.9, 10, 10, 99, 99], "video number 0.7 of 1"), ([-1, 1, 0, 0.9, 10, 10, 99, 99], "video number -1"),
+    ([0, 1.5, 0, 0.9, 10, 10, 99, 99], "keyframe 1.5 is not a frame number"),
+    ([0, 1, 0, 0.9, 0.1, 0.1, 0.5, 0.5], r"boxes are in \[0, 1\]; expected pixels")])
+def test_wrong_detections_of_act_are_named(tmp_path, row, says):
+    table = make([(0, 0, BOX, 0)], videos=1, unit="frame", size=np.int32([[320, 240]]))
+    with pytest.raises(ValueError, match=f"p.pkl.*{says}"):
+        read_proposals(write(tmp_path / "p.pkl", np.array([row])), table)
+
+
+def test_proposals_on_no_keyframe_of_the_annotations_are_refused(tmp_path):
+    path = write(tmp_path / "p.csv", "v0,902.25,0.1,0.1,0.5,0.5,,0.9\n")
+    with pytest.raises(ValueError, match="p.csv: none of its keyframes is one of the annotations; it has 902.25 of v0"):
+        read_proposals(path, make([(0, 902, BOX, 0)], videos=1))

@@ -65,12 +65,22 @@ def test_any_class_name_survives_the_label_map(tmp_path):
     assert read_label_map(tmp_path / "map.pbtxt") == labels
 
 
-@pytest.mark.parametrize("text", [
-    "", "item {}", 'item { name: "a" }', "item { id: 3 }", 'item { name: "a" id: 0 }',
-    'item { name: "a" id: 1 } item { name: "b" id: 1 }'])
-def test_a_label_map_without_classes_is_refused_with_its_name(tmp_path, text):
-    (tmp_path / "map.pbtxt").write_text(text)
-    with pytest.raises(ValueError, match="map.pbtxt: "):
+def test_escapes_and_comments_of_a_label_map_are_understood(tmp_path):
+    (tmp_path / "map.pbtxt").write_text('# item { name: "x" id: 9 }\nitem {  # the first\n name: "caf\\303\\251 \\"#1\\"" id: 1 }')
+    assert read_label_map(tmp_path / "map.pbtxt") == {1: 'café "#1"'}
+
+
+@pytest.mark.parametrize("line, wrong", [
+    (1, ""), (1, "item {}"), (1, 'item { name: "a" }'), (1, "item { id: 3 }"), (1, 'item { name: "a" id: 0 }'),
+    (2, 'item { name: "a" id: 1 }\nitem { name: "b" id: 1 }'), (2, "1: stand\n2 walk\n3: sit"), (2, "1: stand\n-2: walk"),
+    (1, "1,stand\n2,walk"), (2, "1: stand\n2:"), (2, 'item { name: "a" id: 1 }\nItem { name: "b" id: 2 }'),
+    (3, 'item { name: "a" id: 1 }\n\nitems { name: "b" id: 2 }'), (1, 'item { name: "a" id: 1.5 }'),
+    (1, 'item { name: "a" id: 1 name: "b" id: 2 }'), (2, 'item { name: "a" id: 1 }\n2: b'),
+    (2, 'item { name: "a" id: 1 }\nitem { name: "b"'), (1, "item { name: a id: 1 }"), (1, 'item { name: "a id: 1 }'),
+    (1, 'item { name: "\\377" id: 1 }'), (1, "²: walk"), (1, "+: walk")])
+def test_a_label_map_in_which_anything_is_not_understood_is_refused_with_its_line(tmp_path, line, wrong):
+    (tmp_path / "map.pbtxt").write_text(wrong)
+    with pytest.raises(ValueError, match=f"map.pbtxt:{line}: .* expected items like item"):
         read_label_map(tmp_path / "map.pbtxt")
 
 
@@ -264,12 +274,20 @@ def test_a_bad_prediction_is_named_by_file_line_and_value(tmp_path, bad, message
 
 @pytest.mark.parametrize("bad, message", [
     ("v_1,0902,0.4,0.0,0.3,0.8,12,3", "is not x1 <= x2, y1 <= y2"),
-    ("v_1,0902,0,0,300,200,12,3", "divide pixels"),
+    ("v_1,0902,0,0,300,200,12,3", "divide pixels"), ("v_1,0902,0,0,1,1,0,3", "action id '0' is not"),
+    ("v_1,0902,0,0,1,1,-12,3", "action id '-12' is not"), ("v_1,0902,0,0,1,1,12.0,3", "action id '12.0' is not"),
+    ("v_1,0902,0,0,1,1,stand,3", "action id 'stand' is not"), ("v_1,0902,0,0,1,1,,3", "action id '' is not a whole"),
     ("v_1,0902,0,0,1,1,12,Ann", "'Ann' is not a number"), ("v_1,0902,0.4", "3 columns"),
     ("v_1", "1 columns")])
 def test_a_bad_ground_truth_row_is_named_by_file_line_and_value(tmp_path, bad, message):
     (tmp_path / "g.csv").write_text(TRUTH + bad + "\n")
     with pytest.raises(ValueError, match=f"g.csv:3: .*{message}"):
+        read_ground_truth(tmp_path / "g.csv", AVA_NAMES)
+
+
+def test_a_class_name_of_the_ground_truth_that_the_label_map_lacks_is_named(tmp_path):
+    (tmp_path / "g.csv").write_text("v_1,902,0,0,0.4,0.8,stand\nv_1,903,0.6,0,1,0.8,stnad\n")
+    with pytest.raises(ValueError, match="g.csv:2: class 'stnad' is not one of the 2 of the label map"):
         read_ground_truth(tmp_path / "g.csv", AVA_NAMES)
 
 

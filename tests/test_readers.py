@@ -250,7 +250,7 @@ def test_jhmdb_has_three_splits_and_names_with_any_character(tmp_path):
     labels = [name.replace("pull up", "pullup").replace(" ", "_") for name in data.JHMDB_21]
     box = np.array([[1, 0, 0, 160, 120]], np.float32)
     gt = act_pickle(labels, videos, {videos[0]: {0: [box]}, videos[1]: {12: [box]}}, parts=3)
-    gt["test_videos"][1] = videos[:1]
+    gt["train_videos"][1], gt["test_videos"][1] = videos[1:], videos[:1]
     write(tmp_path / "JHMDB-GT.pkl", gt)
     write(tmp_path / "Frames" / videos[0] / "00001.png")
     write(tmp_path / "Frames" / videos[1] / "00001.png")
