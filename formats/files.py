@@ -220,11 +220,13 @@ def read_label_map(path) -> dict[int, str]:
         found = pbtxt_items(lines)
     else:
         found = [(number, line, *map(str.strip, line.partition(":")[::2])) for number, line in lines]
-    labels = {}
-    for line, text, i, name in found or [(1, "", "", "")]:
+    expected, labels = 'expected items like item { name: "stand" id: 12 }, or lines like 12: stand', {}
+    if not found:
+        raise ValueError(f"{path}: holds no classes; {expected}")
+    for line, text, i, name in found:
         if not re.fullmatch("[0-9]{1,9}", i) or int(i) < 1 or not name or int(i) in labels:
             raise ValueError(f"{path}:{line}: {text[:60]!r} is no class with a name and an id of its own, 1 or more; "
-                             'expected items like item { name: "stand" id: 12 }, or lines like 12: stand')
+                             + expected)
         labels[int(i)] = f"{name} ({i})" if name in labels.values() else name       # two ids of one name stay two
     return labels
 

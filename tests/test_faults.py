@@ -128,6 +128,7 @@ def texts_of(path):
     (read_csv, b"video,keyframe,x1,y1,x2,y2,text\n", "no rows; expected video,keyframe"),
     (read_csv, b"\xff\xfe\x00a,b", "not a text file in UTF-8"),
     (read_label_map, b"\xff\xfe", "not a text file in UTF-8"),
+    (read_label_map, b"# a comment", "bad.file: holds no classes"),
     (read_label_map, b"9" * 5000 + b": walk", "bad.file:1: "),
     (read_label_map, b'item { name: "a" id: ' + b"9" * 5000 + b" }", "bad.file:1: "),
     (read_label_map, b"12:" + b" " * 200_000, "bad.file:1: '12:' is no class"),

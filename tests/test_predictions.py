@@ -71,7 +71,7 @@ def test_escapes_and_comments_of_a_label_map_are_understood(tmp_path):
 
 
 @pytest.mark.parametrize("line, wrong", [
-    (1, ""), (1, "item {}"), (1, 'item { name: "a" }'), (1, "item { id: 3 }"), (1, 'item { name: "a" id: 0 }'),
+    (1, "item {}"), (1, 'item { name: "a" }'), (1, "item { id: 3 }"), (1, 'item { name: "a" id: 0 }'),
     (2, 'item { name: "a" id: 1 }\nitem { name: "b" id: 1 }'), (2, "1: stand\n2 walk\n3: sit"), (2, "1: stand\n-2: walk"),
     (1, "1,stand\n2,walk"), (2, "1: stand\n2:"), (2, 'item { name: "a" id: 1 }\nItem { name: "b" id: 2 }'),
     (3, 'item { name: "a" id: 1 }\n\nitems { name: "b" id: 2 }'), (1, 'item { name: "a" id: 1.5 }'),
