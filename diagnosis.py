@@ -1,7 +1,8 @@
-"""Why is the mAP so low? Compares detections with the truth, from names to labels, and says what does not fit.
+"""A result in words: its table, and why its mAP may be low.
 
-`evaluate.py --why` prints them, and any result under 1 %. `check_names` refuses detections that meet
-nothing of the ground truth, and warns of those that mostly do not.
+`diagnose` compares detections with the truth, from names to labels, and says what does not fit
+(`evaluate.py --why`, and any result under 1 %). `check_names` refuses detections that meet nothing
+of the ground truth, and warns of those that mostly do not.
 """
 
 import sys
@@ -9,27 +10,83 @@ from dataclasses import replace
 
 import numpy as np
 
-from metric import box_report, frame_map, overlapping_pairs, people_of
+from metric import box_report, frame_map, mean_of, overlapping_pairs, people_of
 from table import Annotations, Detections, box_iou, distinct, keyframe_key
 
-FEW = 0.1                         # our judgement: more detections than this share beside the truth are a fault
+# ---------------------------------------------------------------- the table
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def means(mean_ap: dict) -> str:
+    """`base 71.63  novel 61.41  all 65.00`, without the sides that were not asked for."""
+    return "  ".join(f"{side} {percent(ap)}" for side, ap in mean_ap.items()
+                     if ap is not None or side == "all")
+
+
+def print_table(result: dict) -> None:
+    """Prints protocol, counts, what was left out, each class and the means. AP in per cent."""
+    entries = result["classes"]
+    missing = [entry["name"] for entry in entries if not entry["gt"]]
+    print(f"frame mAP  protocol {result['protocol']}  iou {result['iou']:g}  "
+          f"max-per-keyframe {result['max_per_keyframe'] or 'off'}  "
+          f"keyframes-without-gt {result['keyframes_without_gt']}\n"
+          f"keyframes {result['keyframes']}  boxes {result['boxes']}  ground truth "
+          f"{sum(entry['gt'] for entry in entries)}  predictions {result['predictions']}")
+    if "proposals" in result:
+        least = result["min_score"]
+        print(f"proposals {result['proposals']}"
+              + ("" if least is None else f"  of score {least:g} or more"))
+    for reason, count in result["left_out"].items():
+        if count:
+            print(f"left out: {count} predictions {reason}")
+    if result["false_on_empty_keyframes"]:
+        print(f"false detections {result['false']}, of which {result['false_on_empty_keyframes']} "
+              "on keyframes without annotated people")
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    print(f"classes {len(entries) - len(missing)} of {len(entries)} counted"
+          + (f"; without ground truth: {', '.join(missing[:5])}{more}" if missing else ""))
+    width = max([len(entry["name"]) for entry in entries] + [5])
+    rows = [(entry["id"], entry["name"], entry["split"] or "", percent(entry["ap"]), entry["gt"],
+             entry["predictions"]) for entry in entries]
+    for row in [("id", "class", "split", "AP", "gt", "predictions"), *rows]:
+        print("{:>5}  {:<{width}}  {:<5}  {:>6}  {:>8}  {:>11}".format(*row, width=width))
+    print("mAP  " + means(result["mean_ap"]))
+
+
+def mean_and_spread(results: list[dict]) -> dict:
+    """Mean and standard deviation of the three means over several splits, seeds or checkpoints."""
+    mean, spread = {}, {}
+    for side in ("base", "novel", "all"):
+        aps = [result["mean_ap"][side] for result in results]
+        whole = None not in aps
+        mean[side] = mean_of(aps) if whole else None
+        spread[side] = float(np.std(aps, ddof=1)) if whole else None
+    return {"protocol": results[0]["protocol"], "iou": results[0]["iou"], "mean_of": len(results),
+            "mean_ap": mean, "spread": spread}
+
+
+# ---------------------------------------------------------------- what does not fit
+
+FEW = 0.1             # our judgement: a larger share of detections beside the truth is a fault
 
 
 def check_names(path, truth: Annotations, found: Detections) -> None:
-    """ValueError if no detection is on a keyframe that the truth names; warns if more than a tenth are not."""
+    """ValueError if no detection is on a keyframe of the truth; a warning if many are not."""
     beside = ~on_keyframes(truth, found)
     reason = "; ".join(names_and_times(truth, found))
     if beside.all():
-        raise ValueError(f"{path}: none of its {len(found)} detections is on a keyframe of the ground truth: "
-                         f"{reason}")
+        raise ValueError(f"{path}: none of its {len(found)} detections is on a keyframe of the "
+                         f"ground truth: {reason}")
     if beside.mean() > FEW:
-        print(f"{path}: {beside.sum()} of {len(found)} detections are on keyframes that the ground truth "
-              f"does not name: {reason}", file=sys.stderr)
+        print(f"{path}: {beside.sum()} of {len(found)} detections are on keyframes that the ground "
+              f"truth does not name: {reason}", file=sys.stderr)
 
 
 def on_keyframes(truth: Annotations, found: Detections) -> np.ndarray:
     """(m,) bool: whether a detection's keyframe is one that the truth names."""
-    return np.isin(keyframe_key(found.video, found.keyframe), keyframe_key(truth.video, truth.keyframe))
+    return np.isin(*(keyframe_key(rows.video, rows.keyframe) for rows in (found, truth)))
 
 
 def names_and_times(truth: Annotations, found: Detections) -> list[str]:
@@ -44,7 +101,8 @@ def names_and_times(truth: Annotations, found: Detections) -> list[str]:
                      f"(yours: {yours}; the truth's: {theirs})")
     apart = ~on_keyframes(truth, found) & ~np.isin(found.video, strangers)
     if apart.any():
-        key, named = keyframe_key(found.video, found.keyframe)[apart], keyframe_key(truth.video, truth.keyframe)
+        key, named = (keyframe_key(rows.video, rows.keyframe)
+                      for rows in (found.select(apart), truth))
         after = np.searchsorted(named, key).clip(max=len(named) - 1)
         before, after = named[np.maximum(after - 1, 0)], named[after]
         nearest = np.where(abs(after - key) < abs(before - key), after, before)
@@ -64,20 +122,23 @@ def names_and_times(truth: Annotations, found: Detections) -> list[str]:
 
 
 def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 0.5) -> list[str]:
-    """What may be wrong, in lines of one finding and its likely cause each, from names to labels."""
-    lines = names_and_times(truth, found) or ["all detections are on videos and keyframes that the truth names"]
+    """What may be wrong: lines of one finding and its likely cause each, from names to labels."""
+    lines = names_and_times(truth, found) or [
+        "all detections are on videos and keyframes that the truth names"]
     people = people_of(truth)
     if not len(found) or not len(people):
-        return lines + [f"{len(found)} detections and {len(people)} annotated people: nothing can match"]
+        return lines + [f"{len(found)} detections and {len(people)} annotated people: nothing can "
+                        "match"]
 
     # each box of a keyframe once, with the best score of its classes
     order = np.argsort(-found.score, kind="stable")
     boxes = found.select(order)
     boxes = boxes.select(distinct(keyframe_key(boxes.video, boxes.keyframe), boxes.box))
-    sizes = [np.median((box[:, 2:] - box[:, :2]).prod(axis=1)) for box in (truth.box[people], boxes.box)]
-    size = f"boxes have a median area of {sizes[1]:.3g} of the picture, annotated people {sizes[0]:.3g}"
-    lines.append(size + (": divided by the frame's size twice, or by another size?"
-                         if not 1 / 6 < sizes[1] / max(sizes[0], 1e-9) < 6 else ""))
+    theirs, yours = (np.median((box[:, 2:] - box[:, :2]).prod(axis=1))
+                     for box in (truth.box[people], boxes.box))
+    lines.append(f"boxes have a median area of {yours:.3g} of the picture, annotated people "
+                 f"{theirs:.3g}" + ("" if 1 / 6 < yours / max(theirs, 1e-9) < 6 else
+                                    ": divided by the frame's size twice, or by another size?"))
 
     best = best_ious(truth, people, boxes, boxes.box)
     x1, y1, x2, y2 = boxes.box.T
@@ -89,21 +150,22 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
     for name, columns in others.items():
         share = (best_ious(truth, people, boxes, np.column_stack(columns)) >= iou).mean()
         if share > min(2 * found_now + 0.05, found_now + 0.3):
-            lines.append(f"boxes would find {share:.0%} of the people, not {found_now:.0%}, if they had {name}")
+            lines.append(f"boxes would find {share:.0%} of the people, not {found_now:.0%}, if "
+                         f"they had {name}")
     edges = [0, 0.1, 0.25, 0.5, 0.75, 1]
     counts = np.histogram(best, edges)[0] / len(best)
     lines.append("best IoU of any box with each person: " + "  ".join(
         f"{low:g}-{high:g} {share:.0%}" for low, high, share in zip(edges, edges[1:], counts)))
     if counts[0] > 0.25:
-        lines.append(f"{counts[0]:.0%} of the people have no box near them: the detector, or boxes of other "
-                     "keyframes")
+        lines.append(f"{counts[0]:.0%} of the people have no box near them: the detector, or boxes "
+                     "of other keyframes")
 
     alone = box_report(truth, boxes, protocol, iou)
     now = frame_map(truth, found, protocol, iou)["mean_ap"]["all"] or 0
-    lines.append(f"if labels were ignored: AP {100 * alone['ap']:.1f}, recall {100 * alone['recall']:.1f}"
+    lines.append(f"if labels were ignored: AP {100 * alone['ap']:.1f}, "
+                 f"recall {100 * alone['recall']:.1f}"
                  + ("; the boxes are good, look at the classes" if alone["ap"] > 2 * now else ""))
-    never = [name for label, name in enumerate(truth.texts) if label not in set(np.unique(found.label).tolist())
-             and (truth.text == label).any()]
+    never = [truth.texts[label] for label in np.setdiff1d(truth.text[truth.text >= 0], found.label)]
     if never:
         lines.append(f"{len(never)} of {len(truth.texts)} classes are never predicted, such as "
                      f"{', '.join(never[:3])}: is the label map that of the file?")
@@ -111,14 +173,16 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
         moved = replace(found, label=((found.label + step) % len(truth.texts)).astype(np.int32))
         shifted = frame_map(truth, moved, protocol, iou)["mean_ap"]["all"] or 0
         if len(truth.texts) > 2 and shifted > 2 * now + 0.02:
-            lines.append(f"mAP would be {100 * shifted:.1f}, not {100 * now:.1f}, if ids were not {name}: "
-                         "do they count from 0 or from 1?")
+            lines.append(f"mAP would be {100 * shifted:.1f}, not {100 * now:.1f}, if ids were not "
+                         f"{name}: do they count from 0 or from 1?")
     return lines
 
 
-def best_ious(truth: Annotations, people: np.ndarray, found: Detections, box: np.ndarray) -> np.ndarray:
-    """Highest IoU of each person (rows of the truth) with a box (n, 4) on the same keyframe, 0 if there is none."""
-    keys, frame = np.unique(keyframe_key(truth.video[people], truth.keyframe[people]), return_inverse=True)
+def best_ious(truth: Annotations, people: np.ndarray, found: Detections,
+              box: np.ndarray) -> np.ndarray:
+    """Highest IoU of each person, a row of the truth, with a box (n, 4) of its keyframe."""
+    keys = keyframe_key(truth.video[people], truth.keyframe[people])
+    keys, frame = np.unique(keys, return_inverse=True)
     key = keyframe_key(found.video, found.keyframe)
     found_frame = np.searchsorted(keys, key)
     found_frame[np.append(keys, -1)[found_frame] != key] = len(keys)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,6 @@ import ovstad
 from conftest import BASE, NOVEL
 from formats.proposals import write_proposals
 from table import Detections
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +50,35 @@ def score(checkpoint, out, *flags):
     return evaluate.score_checkpoint(str(checkpoint), args, engine.start_process("cpu"))
 
 
-def command(*flags, processes=1):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.run([sys.executable, *(launch if processes > 1 else []),
-                           str(ROOT / "evaluate.py"), *map(str, flags)],
+def run_main(monkeypatch, *argv):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, argv)])
+    evaluate.main()
+
+
+FORKED = """
+import os, sys
+import evaluate
+count, port = int(sys.argv.pop(1)), sys.argv.pop(1)
+os.environ |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+for rank in reversed(range(count)):
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    if rank == 0 or os.fork() == 0:
+        break
+"""
+
+
+def in_processes(count, flags, before=""):
+    """What evaluate.py prints with these flags when `count` processes run it, as under torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    code = f"{FORKED}{before}\nevaluate.main()"
+    environment = os.environ | {"OMP_NUM_THREADS": "1",
+                                "PYTHONPATH": str(Path(evaluate.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code, str(count), port, *flags],
                           capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -119,7 +141,8 @@ def test_several_betas_take_one_pass_of_the_encoder_and_equal_single_runs(
         f"predictions_beta{beta}.csv" for beta in ("0", "0.3", "0.3000001", "1")}
 
 
-def test_base_and_novel_are_divided_as_the_checkpoint_says(checkpoint, tmp_path):
+def test_base_and_novel_are_divided_as_the_checkpoint_says_and_the_file_scores_the_same(
+        world, checkpoint, tmp_path, monkeypatch):
     result = score(checkpoint, tmp_path)[0]
     split = {entry["name"]: entry["split"] for entry in result["classes"]}
     assert split == {name: "base" for name in BASE} | {name: "novel" for name in NOVEL}
@@ -127,6 +150,10 @@ def test_base_and_novel_are_divided_as_the_checkpoint_says(checkpoint, tmp_path)
     novel = np.mean([ap for name, ap in aps.items() if name in NOVEL])
     assert result["mean_ap"]["novel"] == pytest.approx(novel)
     assert result["mean_ap"]["all"] == pytest.approx(np.mean(list(aps.values())))
+    run_main(monkeypatch, "--predictions", tmp_path / "predictions.csv", "--ground-truth",
+             world / "test.csv", "--novel", world / "novel.txt", "--json", tmp_path / "r.json")
+    again = json.loads((tmp_path / "r.json").read_text())
+    assert again["mean_ap"] == pytest.approx(result["mean_ap"])
 
 
 def test_people_whom_the_detector_missed_lower_the_mean(world, checkpoint, tmp_path):
@@ -159,26 +186,23 @@ def test_videos_that_the_proposals_lack_are_counted_and_named(world, checkpoint,
         score(checkpoint, tmp_path / "out", *flags)
 
 
-def test_predictions_scored_again_from_the_file_give_the_same_result(
-        world, checkpoint, tmp_path, monkeypatch):
-    result = score(checkpoint, tmp_path)[0]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [
-        "evaluate.py", "--predictions", "predictions.csv",
-        "--ground-truth", str(world / "test.csv"), "--novel", str(world / "novel.txt"),
-        "--json", "r.json"])
-    evaluate.main()
-    again = json.loads((tmp_path / "r.json").read_text())
-    assert again["mean_ap"] == pytest.approx(result["mean_ap"])
-
-
 # ---------------------------------------------------------------- what a checkpoint tells
 
-def test_a_checkpoint_alone_tells_benchmark_data_and_beta(world, checkpoint):
-    done = command("--ckpt", checkpoint)
-    assert done.returncode == 0, done.stderr
-    assert "csv, beta 0.3: boxes of ground truth" in done.stdout and "mAP  base" in done.stdout
-    assert (checkpoint.parent / "eval" / "predictions.csv").exists()
+def test_several_checkpoints_tell_the_rest_keep_their_predictions_apart_and_give_mean_and_spread(
+        checkpoint, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(1)
+    other = changed(checkpoint, tmp_path / "last.pt", model=ovstad.build_model("toy").state_dict())
+    run_main(monkeypatch, "--ckpt", other, "--workers", 0)
+    out = capsys.readouterr().out
+    assert "csv, beta 0.3: boxes of ground truth" in out and "mAP  base" in out
+    run_main(monkeypatch, *flags_of(checkpoint, tmp_path / "out", "--json", tmp_path / "r.json",
+                                    "--ckpt", checkpoint, other))
+    results = json.loads((tmp_path / "r.json").read_text())
+    one, two, mean = (result["mean_ap"]["all"] for result in results)
+    assert mean == pytest.approx((one + two) / 2)
+    files = [tmp_path / folder / "predictions.csv" for folder in ("eval", "out/0", "out/1")]
+    alone, first, second = (path.read_text() for path in files)
+    assert alone == second != first and first.count("\n") == second.count("\n") > 0
 
 
 def test_official_weights_take_stride_8_and_checkpoints_their_own(world, checkpoint, tmp_path):
@@ -189,48 +213,23 @@ def test_official_weights_take_stride_8_and_checkpoints_their_own(world, checkpo
         assert json.loads((tmp_path / "parts-0" / "key.json").read_text())["stride"] == stride
 
 
-def test_a_model_finetuned_on_a_file_alone_is_tested_on_the_file_beside_it(
-        world, checkpoint, tmp_path):
-    args = {"dataset": "csv", "data": None, "csv": str(world / "train.csv")}
-    path = changed(checkpoint, tmp_path / "last.pt", args=args)
+@pytest.mark.parametrize("fields", [
+    {"args": {"dataset": "csv", "data": None, "csv": "train.csv"}},
+    {"args": {"csv": "align.csv"}, "stage": "align", "base": [], "novel": []}])
+def test_a_model_trained_on_a_file_alone_is_tested_on_the_file_beside_it(
+        world, checkpoint, tmp_path, fields, monkeypatch):
+    args = fields["args"] | {"csv": str(world / fields["args"]["csv"])}
+    path = changed(checkpoint, tmp_path / "last.pt", **fields | {"args": args})
     beside, told = score(path, tmp_path / "a")[0], score(checkpoint, tmp_path / "b")[0]
     assert beside["mean_ap"] == told["mean_ap"] and beside["classes"] == told["classes"]
 
 
-def test_an_aligned_checkpoint_is_scored_on_the_test_file_beside_its_pairs(
-        world, checkpoint, tmp_path):
-    path = changed(checkpoint, tmp_path / "last.pt", stage="align", base=[], novel=[],
-                   args={"csv": str(world / "align.csv")})
-    entries = score(path, tmp_path / "eval")[0]["classes"]
-    assert {entry["name"] for entry in entries if entry["split"] == "novel"} == set(NOVEL)
-
-
-def test_several_checkpoints_keep_their_predictions_apart_and_give_mean_and_spread(
-        checkpoint, tmp_path):
-    torch.manual_seed(1)
-    model = ovstad.build_model("toy").state_dict()
-    other = changed(checkpoint, tmp_path / "last.pt", model=model)
-    done = command("--ckpt", checkpoint, other, "--out", tmp_path / "out", "--workers", 0,
-                   "--json", tmp_path / "r.json")
-    assert done.returncode == 0, done.stderr
-    one, two, mean = (result["mean_ap"]["all"]
-                      for result in json.loads((tmp_path / "r.json").read_text()))
-    assert mean == pytest.approx((one + two) / 2)
-    files = [(tmp_path / "out" / number / "predictions.csv").read_text() for number in "01"]
-    assert files[0] != files[1] and files[0].count("\n") == files[1].count("\n") > 0
-
-
 # ---------------------------------------------------------------- several processes, interruptions
 
-@pytest.mark.parametrize("processes, rows", [(2, None), (3, 4)])
-def test_several_processes_write_the_predictions_of_one_row_for_row(
-        world, checkpoint, tmp_path, processes, rows):
-    (world / "few.csv").write_text("\n".join((world / "test.csv").read_text().splitlines()[:rows]))
-    few = ["--csv", world / "few.csv"]                       # 4 rows: fewer chunks than processes
-    score(checkpoint, tmp_path / "one", *few)
-    done = command(*flags_of(checkpoint, tmp_path / "many", *few), processes=processes)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mAP  base") == 1               # the first process speaks
+def test_several_processes_write_the_predictions_of_one_row_for_row(checkpoint, tmp_path):
+    score(checkpoint, tmp_path / "one")
+    out = in_processes(3, flags_of(checkpoint, tmp_path / "many"))     # they have two chunks to do
+    assert out.count("mAP  base") == 1                       # the first process speaks
     one, many = ((tmp_path / name / "predictions.csv").read_bytes() for name in ("one", "many"))
     assert one == many
 
@@ -246,6 +245,9 @@ def test_an_interrupted_run_keeps_its_finished_part_and_resumes_to_the_same(
     assert not (part / "predictions.csv").exists()
     with pytest.raises(ValueError, match=r"started with --beta \[0.3\], not \[0.0\]"):
         score(checkpoint, part, "--batch-size", 4, "--beta", 0, "--resume")
+    other = changed(checkpoint, tmp_path / "last.pt", prompt="{} seen from afar")
+    with pytest.raises(ValueError, match="--prompt"):
+        score(other, part, "--batch-size", 4, "--resume")
     encoded.clear()
     encoded.limit = None
     resumed = score(checkpoint, part, "--batch-size", 4, "--resume")
@@ -269,6 +271,32 @@ def test_a_video_that_cannot_be_read_is_counted_and_its_people_missed(world, che
     assert result["unreadable"] == 1 and waving["gt"] == 1 + rows.count("waving")
 
 
+@pytest.mark.parametrize("flags, message", [
+    (["--benchmark", "ucf-jhmdb", "--data", "nowhere"], "no folder nowhere"),
+    (["--csv", "no.csv"], "no.csv"), (["--proposals", "no.csv"], "no.csv"),
+    (["--proposals", "low.csv", "--score", 0.9], "low.csv: no box of score 0.9 or more"),
+    (["--csv", "broken.csv", "--data", "."], "1 of 1 keyframes .* such as broken.mp4"),
+    (["--split", 2], "--split means nothing to csv, only to ucf-jhmdb"),
+    (["--joint"], "--joint means nothing"), (["--version", "2.2"], "--version .* only to ov-ava"),
+    (["--benchmark", "ov-ava", "--csv", "a.csv"], "--csv means nothing to ov-ava"),
+    (["--benchmark", "ucf-jhmdb", "--novel", "n.txt"], "--novel means nothing to ucf-jhmdb"),
+    (["--protocol", "act"], "no frame sizes"), (["--beta", 1.5], r"--beta 1.5 is not in \[0, 1\]"),
+    (["--beta", "nan"], r"--beta nan is not in \[0, 1\]"),
+    (["--ckpt", "start.pth"], "--benchmark ucf-jhmdb.ov-ava.csv")])
+def test_a_mistake_is_explained_before_anything_is_written(
+        world, checkpoint, tmp_path, flags, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start.pth").write_bytes((world / "start.pth").read_bytes())
+    (tmp_path / "broken.mp4").write_bytes(b"broken")
+    (tmp_path / "broken.csv").write_text("broken.mp4,0.5,0.1,0.1,0.5,0.9,waving\n")
+    truth = data.read_csv(world / "test.csv")
+    write_proposals("low.csv", truth, Detections(truth.video, truth.keyframe, truth.box,
+                                                 np.full(len(truth), 0.5, np.float32)))
+    with pytest.raises((ValueError, OSError), match=message):
+        run_main(monkeypatch, *flags_of(checkpoint, "out", *flags))
+    assert not list(tmp_path.glob("out/*.csv"))
+
+
 def test_scores_that_are_no_numbers_are_never_written(checkpoint, tmp_path, monkeypatch):
     plain = ovstad.ViCLIP.logits
     monkeypatch.setattr(ovstad.ViCLIP, "logits", lambda *args: plain(*args) * float("nan"))
@@ -277,49 +305,19 @@ def test_scores_that_are_no_numbers_are_never_written(checkpoint, tmp_path, monk
     assert not (tmp_path / "predictions.csv").exists()
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--benchmark", "ucf-jhmdb", "--data", "nowhere"], "no folder nowhere"),
-    (["--csv", "no.csv"], "no.csv"), (["--proposals", "no.csv"], "no.csv"),
-    (["--proposals", "low.csv", "--score", 0.9], "low.csv: no box of score 0.9 or more"),
-    (["--csv", "broken.csv"], "1 of 1 keyframes could not be read, such as broken.mp4"),
-    (["--split", 2], "--split 2: csv has no splits"), (["--protocol", "act"], "no frame sizes"),
-    (["--beta", 1.5], r"--beta 1.5 is not in \[0, 1\]"),
-    (["--beta", "nan"], r"--beta nan is not in \[0, 1\]")])
-def test_a_mistake_is_explained_before_anything_is_written(
-        world, checkpoint, tmp_path, flags, message, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.mp4").write_bytes(b"broken")
-    (tmp_path / "broken.csv").write_text("broken.mp4,0.5,0.1,0.1,0.5,0.9,waving\n")
-    if "broken.csv" in flags:
-        flags = [*flags, "--data", "."]
-    truth = data.read_csv(world / "test.csv")
-    write_proposals("low.csv", truth, Detections(truth.video, truth.keyframe, truth.box,
-                                                 np.full(len(truth), 0.5, np.float32)))
-    with pytest.raises((ValueError, OSError), match=message):
-        score(checkpoint, "out", *flags)
-    assert not list(tmp_path.glob("out/*.csv"))
-
-
-def test_weights_without_a_benchmark_ask_for_one(world, tmp_path):
-    with pytest.raises(ValueError, match="--benchmark ucf-jhmdb.ov-ava.csv"):
-        score(world / "start.pth", tmp_path)
-
-
 def test_a_rehearsal_prints_its_lines_and_writes_nothing(checkpoint, tmp_path, capsys):
     assert score(checkpoint, tmp_path / "out", "--rehearse", "--batch-size", "1") == []
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[-5:]] == [
         "rehearsal", "keyframes", "logits", "speed", "to"]
-    assert re.search(r"keyframes +20 of 24 with boxes, 0 unreadable", out) and not (tmp_path / "out").exists()
+    assert re.search(r"keyframes +20 of 24 with boxes, 0 unreadable", out)
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_run_is_not_resumed_under_another_prompt_and_foreign_files_stay(checkpoint, tmp_path):
-    score(checkpoint, tmp_path / "out")
-    other = changed(checkpoint, tmp_path / "last.pt", prompt="{} seen from afar")
-    with pytest.raises(ValueError, match="--prompt"):
-        score(other, tmp_path / "out", "--resume")
-    (tmp_path / "mine" / "parts-0").mkdir(parents=True)
-    (tmp_path / "mine" / "parts-0" / "thesis.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.pbtxt", "parts-0/thesis.txt"])
+def test_files_that_no_run_of_ours_wrote_stay(checkpoint, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
     with pytest.raises(ValueError, match="no run of ours wrote"):
-        score(checkpoint, tmp_path / "mine")
-    assert (tmp_path / "mine" / "parts-0" / "thesis.txt").read_text() == "mine"
+        score(checkpoint, tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
