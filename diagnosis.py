@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from metric import box_report, frame_map, mean_of, overlapping_pairs, people_of
+from metric import (box_report, frame_map, mean_of, number_keyframes, overlapping_pairs,
+                    people_of)
 from table import Annotations, Detections, box_iou, distinct, keyframe_key
 
 # ---------------------------------------------------------------- the table
@@ -181,14 +182,11 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
 def best_ious(truth: Annotations, people: np.ndarray, found: Detections,
               box: np.ndarray) -> np.ndarray:
     """Highest IoU of each person, a row of the truth, with a box (n, 4) of its keyframe."""
-    keys = keyframe_key(truth.video[people], truth.keyframe[people])
-    keys, frame = np.unique(keys, return_inverse=True)
-    key = keyframe_key(found.video, found.keyframe)
-    found_frame = np.searchsorted(keys, key)
-    found_frame[np.append(keys, -1)[found_frame] != key] = len(keys)
-    starts = np.searchsorted(frame, np.arange(len(keys) + 2))
+    _, frame, found_frame = number_keyframes(
+        keyframe_key(truth.video[people], truth.keyframe[people]),
+        keyframe_key(found.video, found.keyframe))
     boxes = truth.box[people].astype(np.float64), box.astype(np.float64)
     best = np.zeros(len(people))
-    for f, t in overlapping_pairs(boxes[0], starts, boxes[1], found_frame, 1e-6, pixel=0):
+    for f, t in overlapping_pairs(boxes[0], frame, boxes[1], found_frame, 1e-6, pixel=0):
         np.maximum.at(best, t, box_iou(boxes[1][f], boxes[0][t]))
     return best

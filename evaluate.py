@@ -182,7 +182,7 @@ def boxes_beside(folder: str, benchmark: str) -> str:
 def check_scorable(truth: Annotations, protocols: list[str], args: argparse.Namespace) -> None:
     """ValueError, before anything is encoded or printed, if the truth cannot be scored so."""
     for protocol in protocols:
-        check_protocol(truth, protocol, args.keyframes_without_gt)
+        check_protocol(truth, protocol)
     if args.video_map:
         check_tubes(truth)
 
