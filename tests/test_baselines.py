@@ -680,7 +680,7 @@ def test_detect_actions_scores_people_with_a_baseline(folder, name):
     words = detect_actions.Words({"run": ["running", "run"], "hair": ["brush hair"]}, f"{name}:{folder}", settings,
                                  torch.device("cpu"))
     model, side = words.model, words.model.patch
-    assert words.beta == 0 and words.frames == model.frames and "not finetuned" in words.note
+    assert words.beta == 0 and words.frames == model.frames and "not finetuned" in words.notes[0]
     clips = (255 * random_clip(2, 4, side, 2 * side, 3)).to(torch.uint8)
     first, second = words.score(clips.numpy(), [torch.tensor([[0.1, 0.1, 0.5, 0.9]] * 2), torch.zeros(0, 4)])
     assert first.shape == (2, 2) and second.shape == (0, 2)
