@@ -42,7 +42,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, fields
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, islice
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -103,7 +103,7 @@ class Settings:
         "before may always go on", (0.001, 86400))
     calibration: str = setting(
         "scores", "background", "background: against 'none of these', see above; none: Eq. (3), "
-        "for ranking", choices=["background", "none"])
+        "for ranking", metavar="background|none")
     threshold: float = setting(
         "scores", 0.5, "from it on a word is drawn and makes spans; the CSV has all", (0, 1))
     top: int = setting("output", 3, "words drawn beside a person at most", (1, 1000))
@@ -252,16 +252,6 @@ def read_people(path, videos: list[str], person_score: float) -> list[dict[float
     return result
 
 
-def sources_of_people(proposals, videos: list[str], settings: Settings, detector, weights,
-                      device) -> list[People | None]:
-    """For each video where its people come from; a detector that was built is taken as it is."""
-    if proposals:
-        return read_people(proposals, videos, settings.person_score)
-    if isinstance(detector, str):
-        detector = detect_humans.build_detector(detector, weights, device)
-    return [detector] * len(videos)
-
-
 def keyframe_times(people: People, settings: Settings) -> Iterator[float]:
     """Seconds of the keyframes, ascending, without end.
 
@@ -383,9 +373,11 @@ def detect(video, actions: list[str], ckpt="ViT-B/16", proposals=None,
     device = engine.start_process(device).device
     source = Source(video, settings.fps, settings.max_seconds)
     words = Words(parse_actions([("actions", text) for text in actions]), ckpt, settings, device)
-    people, = sources_of_people(proposals, [source.name], settings, detector, detector_weights,
-                                device)
-    with closing(track_people(source, words, people)) as intervals:
+    if proposals:
+        detector, = read_people(proposals, [source.name], settings.person_score)
+    elif isinstance(detector, str):
+        detector = detect_humans.build_detector(detector, detector_weights, device)
+    with closing(track_people(source, words, detector)) as intervals:
         for _, keyframe in intervals:
             yield from list_detections(keyframe, source.name, words.names)
 
@@ -490,10 +482,8 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
     if delays:
         say(f"  from keyframe to row {np.median(delays):.1f} s, at most {max(delays):.1f} s; "
             f"{source.late} late keyframes were left out")
-    for track, start, last in tracks[:20]:
-        said = ", ".join(f"{action} {score:.2f} ({begin:.1f}-{until:.1f})"
-                         for who, action, begin, until, score in results.spans if who == track)
-        say(f"  person {track:<4} {start:6.1f} - {last:6.1f} s  {said or 'none of these'}")
+    for line in islice(results.describe_people(), 20):
+        say(f"  {line}")
     if not tracks:
         say("  nobody was found: no person above --person-score on any keyframe"
             + (f"; those of the proposals begin at {min(people):g} s"
@@ -510,10 +500,7 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
 # ---------------------------------------------------------------- the command
 
 def name_videos(patterns: list[str]) -> dict[str, str]:
-    """{video: name of its files}: the stem, or its whole path where two would meet.
-
-    Globs are expanded.
-    """
+    """{video: name of its files}: the stem, or the whole path where two meet; expands globs."""
     videos = []
     for pattern in patterns:
         found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
@@ -537,7 +524,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     groups = {name: parser.add_argument_group(name)
               for name in ("words", "model", "people", "scores", "output", "run")}
     add = groups["words"].add_argument
-    add("--actions", nargs="+", metavar="WORD", default=[],
+    add("--actions", nargs="+", metavar="WORD",
         help="what to look for, in any words; 'wave: waving a hand | hand wave' averages phrasings")
     add("--actions-file", metavar="FILE", help="the same, one a line; # begins a comment line")
     groups["model"].add_argument(
@@ -573,7 +560,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     file = args.actions_file
     lines = read_text(file).splitlines() if file else []
-    args.words = parse_actions([("--actions", text) for text in args.actions]
+    args.words = parse_actions([("--actions", text) for text in args.actions or []]
                                + [(f"{file}:{i}", line) for i, line in enumerate(lines, 1)])
     return args
 
@@ -589,8 +576,11 @@ def main(argv: list[str] | None = None) -> int:
     words = Words(args.words, args.ckpt, settings, process.device)
     for note in words.notes if process.is_main else []:
         print(f"note: {note}", file=sys.stderr)
-    people = sources_of_people(args.proposals, list(names), settings, args.detector,
-                               args.detector_weights, process.device)
+    if args.proposals:
+        people = read_people(args.proposals, list(names), settings.person_score)
+    else:
+        people = [detect_humans.build_detector(args.detector, args.detector_weights,
+                                               process.device)] * len(names)
     jobs = [(video, Path(args.out, name), own) for (video, name), own in zip(names.items(), people)]
     broken, stop = [], threading.Event()
     with ExitStack() as stack:

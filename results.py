@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -98,6 +99,13 @@ class Results:
             score = total / keyframes
             self.spans.append((track, action, start, end, score))
             self.span_rows.writerow([track, action, f"{start:.3f}", f"{end:.3f}", f"{score:.4f}"])
+
+    def describe_people(self) -> Iterator[str]:
+        """A line for each person: from when to when, and what they do."""
+        for track, (start, end) in self.people.items():
+            said = ", ".join(f"{action} {score:.2f} ({begin:.1f}-{until:.1f})"
+                             for who, action, begin, until, score in self.spans if who == track)
+            yield f"person {track:<4} {start:6.1f} - {end:6.1f} s  {said or 'none of these'}"
 
     def close(self, seconds: float) -> None:
         """The video ended there."""
