@@ -155,16 +155,17 @@ def read_mark(path: str) -> dict:
 
 
 def is_complete(stem: Path, request: dict[str, str]) -> bool:
-    """Whether the results are there, of the same request: hashes of the content and settings."""
+    """Whether the results are there, of the same content and settings; the video may have moved."""
     mark = read_mark(f"{stem}.done")
-    return request.items() <= mark.items() and all(os.path.exists(f"{stem}{suffix}")
-                                                   for suffix in mark["files"])
+    return (bool(mark) and all(mark[name] == request[name] for name in ("content", "settings"))
+            and all(os.path.exists(f"{stem}{suffix}") for suffix in mark["files"]))
 
 
 def claim_files(stem: Path, request: dict[str, str], suffixes: list[str]) -> None:
     """Removes an earlier run's files to make room for a video's results; writes NAME.unfinished.
 
-    ValueError where a file of such a name is not ours, or the results are another video's.
+    request: its path as "video", and hashes "content" and "settings". ValueError where a file of
+    such a name is not ours, or the results are another video's.
     """
     done, unfinished = read_mark(f"{stem}.done"), read_mark(f"{stem}.unfinished")
     mark = unfinished or done
