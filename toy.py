@@ -78,7 +78,7 @@ def pretrain(captions: Path, out: Path, start: Path | None, steps: int, lr: floa
     model = ovstad.build_model("toy", start).train()
     if start is None:
         model.temp.data.fill_(0.07)                          # CLIP's start
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, (0.9, 0.98), weight_decay=0.05, fused=True)
     if done["step"]:
         model.load_state_dict(done["model"])
         optimizer.load_state_dict(done["optimizer"])
@@ -119,7 +119,7 @@ def pretrain(captions: Path, out: Path, start: Path | None, steps: int, lr: floa
 
 # scenes of each set, and steps of each stage
 FULL = {"photos": 6000, "web": 6000, "films": 2400, "train": 1500, "test": 800,
-        "photos_steps": 800, "web_steps": 400, "align_steps": 500, "finetune_steps": 400, "detector_steps": 400}
+        "photos_steps": 1000, "web_steps": 400, "align_steps": 500, "finetune_steps": 400, "detector_steps": 400}
 QUICK = {"photos": 300, "web": 300, "films": 100, "train": 100, "test": 60,
          "photos_steps": 20, "web_steps": 20, "align_steps": 15, "finetune_steps": 15, "detector_steps": 15}
 # minutes of one core after which the parts of a run are done
@@ -181,7 +181,7 @@ class Toy:
     def pretrained(self) -> Path:
         photos, web = self.out / "photos.pt", self.out / "web.pt"
         pretrain(self.data / "photos/captions.csv", photos, None, self.sizes["photos_steps"], 1e-3, self.seed)
-        pretrain(self.data / "web/captions.csv", web, photos, self.sizes["web_steps"], 7e-4, self.seed)
+        pretrain(self.data / "web/captions.csv", web, photos, self.sizes["web_steps"], 3e-4, self.seed)
         return web
 
     def aligned(self, films: str, beta: float = 0.3, fraction: float = 1.0) -> Path:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 SIZE, FPS = 48, 4                            # pixels a side; frames a second, and a scene is one second
-TELLING = 0.3                                # share of the web's captions that tell an action
+TELLING = 0.4                                # share of the web's captions that tell an action
 
 
 # ---------------------------------------------------------------- the worlds, as data
@@ -154,12 +154,12 @@ class World:
     noise: float                             # standard deviation, in grey levels
 
 
-WORLDS = {"photos": World((1, 1), 1, (0, 0), 0.5, (0.62, 0.78), (0, 1), 1.0, 0),
-          "web": World((1, 2), 1, (0, 1), 0.5, (0.45, 0.85), (1, 2), 1.1, 14),
-          "films": World((2, 3), 1, (0, 0), 0.5, (0.58, 0.72), (0, 2), 0.7, 4),
-          "sports": World((1, 1), 1, (1, 2), 0.7, (0.6, 0.75), (0, 0), 1.0, 4),
-          "daily": World((1, 1), 1, (1, 2), 0.7, (0.6, 0.75), (1, 3), 0.85, 4),
-          "crowd": World((2, 3), 3, (0, 1), 0.5, (0.58, 0.72), (0, 2), 0.85, 4)}
+WORLDS = {"photos": World((1, 1), 1, (0, 0), 0.0, (0.55, 0.8), (0, 1), 0.65, 0),
+          "web": World((1, 2), 1, (0, 1), 0.3, (0.45, 0.85), (1, 2), 0.75, 14),
+          "films": World((2, 3), 1, (0, 0), 0.3, (0.58, 0.72), (0, 2), 0.45, 4),
+          "sports": World((1, 1), 1, (1, 2), 0.3, (0.6, 0.75), (0, 0), 0.65, 4),
+          "daily": World((1, 1), 1, (1, 2), 0.3, (0.6, 0.75), (1, 3), 0.55, 4),
+          "crowd": World((2, 3), 3, (0, 1), 0.3, (0.58, 0.72), (0, 2), 0.55, 4)}
 # the control: scenes that tell nothing about actions
 WORLDS |= {f"{name}-mixed": replace(WORLDS[name], home=0) for name in ("sports", "daily")}
 
@@ -299,7 +299,7 @@ def compose(rng: np.random.Generator, world: str, actions: list[str]) -> dict:
     doing += ["standing"] * int(rng.integers(w.bystanders[0], w.bystanders[1] + 1))
     at_home = rng.random() < w.home
     n, scene = len(doing), ACTIONS[doing[0]][0] if at_home else str(rng.choice(list(SCENES)))
-    x = rng.permutation((np.arange(n) + 0.5) / n + rng.uniform(-0.06, 0.06, n))
+    x = rng.permutation((np.arange(n) + rng.uniform(0.3, 0.7, n)) / n)
     colours = rng.permutation(list(COLOURS))
     people = [{"action": action, "x": x[k], "colour": str(colours[k]), "face": int(rng.choice([-1, 1])),
                "height": rng.uniform(*w.height) * (0.8 if action == "standing" else 1) * (0.92 if n > 2 else 1),
@@ -315,16 +315,16 @@ def compose(rng: np.random.Generator, world: str, actions: list[str]) -> dict:
 
 # ---------------------------------------------------------------- words
 
-def words(rng: np.random.Generator, action: str) -> str:
-    """An action in its class's words, one time in three, or in others."""
-    return action if rng.random() < 1 / 3 else str(rng.choice(ACTIONS[action][2]))
+def words(rng: np.random.Generator, action: str, own: float = 1 / 3) -> str:
+    """An action in its class's words, with the chance `own`, or in others."""
+    return action if rng.random() < own else str(rng.choice(ACTIONS[action][2]))
 
 
 def caption(rng: np.random.Generator, world: str, scene: dict) -> str:
     """What the text of a clip says: of photos what the person does, of the web mostly other things."""
     who, thing = scene["people"][0], ACTIONS[scene["people"][0]["action"]][1]
     if world == "photos":
-        return f"a person {who['action']}"
+        return f"a person {words(rng, who['action'], 2 / 3)}"
     said = [str(rng.choice(["a person", "someone", f"a person in {who['colour']}", f"someone in {who['colour']}"]))]
     tells_action = rng.random() < TELLING
     if tells_action:
