@@ -4,9 +4,10 @@
 
 The worlds keep the paper's premises (in its own words, where they are quoted):
 
-    photos  what CLIP has seen before ViCLIP: one person each, and every caption says what the person does
+    photos  what CLIP has seen before ViCLIP: one person each, and every caption says what the person does, one of three
+            in other words than its class's
     web     clips to pretrain on. "A large proportion of videos or text descriptions only involve scenes, objects, and
-            appearances": three captions of ten tell an action, two of these three in other words than its class's
+            appearances": four captions of ten tell an action, two of these three in other words than its class's
     films   boxes to align with. "The text descriptions are all about human actions and activities": two or three
             people do different things; as in video grounding, a box and a sentence in free words tell of one
     sports  base classes, to finetune and test on: one person acts, others stand about and have no box
