@@ -1,12 +1,12 @@
 """Two more video-language models, the other zero-shot rows of the paper's Tables 5 and 6.
 
-    model = build_baseline("open-vclip", weights=FOLDER)       # ViT-B-16.pt, swa_2_22.pth
-    model = build_baseline("videoclip", weights=FOLDER)        # s3d_howto100m.pth, checkpoint_best.pt, vocab.txt
+    build_baseline("open-vclip", FOLDER)     # of ViT-B-16.pt, swa_2_22.pth
+    build_baseline("videoclip", FOLDER)      # of s3d_howto100m.pth, checkpoint_best.pt, vocab.txt
 
-They stand off the method's path and have the members that evaluate.py lists, so that nobody asks which
-model it is. `logits` are those of their official zero-shot tests; `encode_text` takes texts as they are.
-The tables' rows are those of f_global, as far as one can tell (beta 0 in Eq. (2)): ViCLIP's row in Table 5 is
-the global one of Table 3. Region features, other frame sizes and the reading of "8 x 8" are ours.
+They stand off the method's path and have the members that evaluate.py lists, so that nobody asks
+which model it is. `logits` are those of their official zero-shot tests. The tables' rows are those
+of f_global, as far as one can tell (beta 0 in Eq. (2)): ViCLIP's row in Table 5 is the global one
+of Table 3. Region features, other frame sizes and the reading of "8 x 8" are ours.
 """
 
 import os
@@ -36,7 +36,7 @@ def build_baseline(name: str, weights: str | None = None) -> nn.Module:
 
 
 def load_model(ckpt: str) -> tuple[nn.Module, dict]:
-    """The model that --ckpt names, and what is recorded of it: "open-vclip:FOLDER", or weights of ViCLIP."""
+    """The model that --ckpt names and its record: weights of ViCLIP, or "open-vclip:FOLDER"."""
     name, _, folder = os.fspath(ckpt).partition(":")
     if name in NAMES:
         return build_baseline(name, folder), {"beta": 0.0}   # the tables' rows: f_global alone

@@ -6,7 +6,7 @@ import torch
 
 
 class Ignored(list):
-    """Stands for every object in a file that is not a tensor or a plain value; nothing of it is kept."""
+    """Stands for each object of a file that is no tensor and no plain value; it keeps nothing."""
 
     def __new__(cls, *args):
         return super().__new__(cls)
@@ -19,7 +19,7 @@ class Ignored(list):
 
 
 def find_files(folder: str, sources: dict[str, str]) -> list[Path]:
-    """The named files in a folder, in the order of `sources`, which say where each one is published."""
+    """The named files in a folder, in the order of `sources`, which say where each is published."""
     paths = [Path(folder) / name for name in sources]
     missing = [f"{path.name} ({sources[path.name]})" for path in paths if not path.is_file()]
     if missing:
@@ -33,15 +33,15 @@ def unreadable(path: Path, error: Exception) -> ValueError:
 
 
 def read_pickle(path: Path) -> dict:
-    """What torch.save wrote: tensors and plain values; classes of the program that saved them are `Ignored`."""
+    """What torch.save wrote: tensors and plain values; objects of any class are `Ignored`."""
     try:
         try:
             classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except ValueError:                                   # torch's format before 1.6 cannot be asked
+        except ValueError:                                   # the format before 1.6 cannot be asked
             classes = ["argparse.Namespace"]
         with torch.serialization.safe_globals([(Ignored, name) for name in classes]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:                               # a damaged file has many kinds of errors
+    except Exception as error:                               # a damaged file raises anything
         raise unreadable(path, error) from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds no tensors by name but {type(content).__name__}")

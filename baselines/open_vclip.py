@@ -1,9 +1,10 @@
-"""Open-VCLIP (Weng et al., ICML 2023): CLIP ViT-B/16 whose frames also attend to the frames beside them.
+"""Open-VCLIP (Weng et al., ICML 2023): CLIP ViT-B/16 whose frames also attend to those beside them.
 
-It has CLIP's 302 tensors and no other. In every block of the image encoder the queries of frame t meet the
-keys of frames t+1, t-1 and t; so after twelve blocks each frame sees the clip. The clip's feature is the mean
-of its frames' normalised class tokens, and the score of a class is exp(logit_scale) times the mean cosine.
-The weights are finetuned on Kinetics-400, averaged over epochs and interpolated with CLIP's.
+It has CLIP's 302 tensors and no other. In every block of the image encoder the queries of frame t
+meet the keys of frames t+1, t-1 and t; so after twelve blocks each frame sees the clip. The clip's
+feature is the mean of its frames' normalised class tokens, and a class's score exp(logit_scale)
+times the mean cosine. The weights are finetuned on Kinetics-400, averaged over epochs and
+interpolated with CLIP's.
 """
 
 import warnings
@@ -15,8 +16,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
 
 from baselines.files import find_files, read_pickle, unreadable
-from ovstad import (Arch, Attention, TextEncoder, Transformer, attention, load_state, patch_grid, pool_regions,
-                    resize_positions, tokenize, trim)
+from ovstad import (Arch, Attention, TextEncoder, Transformer, attention, load_state, patch_grid,
+                    pool_regions, resize_positions, tokenize, trim)
 
 ARCH = Arch(16, 14, 8, 768, 12, 12, 512, 512, 12, 8, context=77)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -38,8 +39,8 @@ class NeighbourAttention(Attention):
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         """x (B, T, L, M), L tokens in each of T frames -> the same shape."""
         B, T, L, M = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).view(B, T, L, 3, self.heads, M // self.heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)                                  # each (B, T, nh, L, M/nh)
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).view(B, T, L, 3, self.heads, -1)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)                      # each (B, T, nh, L, M/nh)
         x = attention(q.flatten(0, 1), self.with_neighbours(k), self.with_neighbours(v))
         return self.out_proj(x.transpose(1, 2).reshape(B, T, L, M))
 
@@ -47,14 +48,14 @@ class NeighbourAttention(Attention):
     def with_neighbours(x: Tensor) -> Tensor:
         """(B, T, nh, L, M/nh) -> (B*T, nh, 3L, M/nh).
 
-        Beyond the clip's ends stand zeros, not masked: a zero key has logit 0 and so takes weight exp(0).
+        Beyond the clip's ends stand zeros, not masked: a zero key has logit 0 and so weight exp(0).
         """
-        padded = F.pad(x, (0, 0, 0, 0, 0, 0, 1, 1))                              # (B, 1 + T + 1, nh, L, M/nh)
+        padded = F.pad(x, (0, 0, 0, 0, 0, 0, 1, 1))                  # (B, 1 + T + 1, nh, L, M/nh)
         return torch.cat([padded[:, 2:], padded[:, :-2], x], dim=3).flatten(0, 1)
 
 
 class FrameEncoder(nn.Module):
-    """CLIP's image encoder on all frames of a clip, with NeighbourAttention; time has no embedding."""
+    """CLIP's image encoder on all frames of a clip, with NeighbourAttention."""
 
     def __init__(self, arch: Arch):
         super().__init__()
@@ -68,13 +69,14 @@ class FrameEncoder(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(M, arch.embed))
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """video (B, T, 3, H, W) -> class tokens (B, T, M) and patch tokens (B, T, h, w, M), both after ln_post."""
+        """video (B, T, 3, H, W) -> class tokens (B, T, M), patch tokens (B, T, h, w, M)."""
         B, T = video.shape[:2]
         h, w = patch_grid(video, self.conv1.stride[0])
-        x = self.conv1(video.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, (B, T))    # (B, T, h*w, M)
-        x = x + resize_positions(self.positional_embedding[1:], h, w)            # ours: officially 224 x 224
+        x = self.conv1(video.flatten(0, 1)).flatten(2).transpose(1, 2)           # (B * T, h * w, M)
+        x = x.unflatten(0, (B, T))
+        x = x + resize_positions(self.positional_embedding[1:], h, w)            # ours: any size
         class_token = self.class_embedding + self.positional_embedding[0]
-        x = torch.cat([class_token.to(x.dtype).expand(B, T, 1, -1), x], dim=2)   # (B, T, 1 + h*w, M)
+        x = torch.cat([class_token.to(x.dtype).expand(B, T, 1, -1), x], dim=2)
         x = self.ln_post(self.transformer(self.ln_pre(x)))
         return x[:, :, 0], x[:, :, 1:].unflatten(2, (h, w))
 
@@ -102,7 +104,7 @@ class OpenVCLIP(nn.Module):
         return F.normalize((class_tokens @ self.visual.proj).float(), dim=-1).mean(dim=1), f_map
 
     def region_features(self, f_map: Tensor, boxes: list[Tensor]) -> Tensor:
-        """Features (N, D) of boxes, of length 1. Ours: no patch token was trained to resemble a text."""
+        """Features (N, D) of boxes, of length 1. Ours: no patch token was trained for it."""
         with torch.autocast(f_map.device.type, enabled=False):
             pooled = pool_regions(f_map.float().mean(dim=1).permute(0, 3, 1, 2), boxes)
             return F.normalize(pooled @ self.visual.proj.float(), dim=-1)
@@ -113,12 +115,13 @@ class OpenVCLIP(nn.Module):
 
     def encode_classes(self, names: list[str]) -> Tensor:
         """Embeddings (C, D) of class names: the mean direction of the 28 prompts, of length 1."""
-        means = [F.normalize(self.encode_text([template.replace("{}", name) for template in TEMPLATES]).float(),
-                             dim=-1).mean(dim=0) for name in names]
+        prompts = [[template.replace("{}", name) for template in TEMPLATES] for name in names]
+        means = [F.normalize(self.encode_text(texts).float(), dim=-1).mean(dim=0)
+                 for texts in prompts]
         return F.normalize(torch.stack(means), dim=-1)
 
     def logits(self, features: Tensor, f_text: Tensor) -> Tensor:
-        """exp(logit_scale) x the mean over frames of cosines: (N, D) against (C, D) -> (N, C), float32."""
+        """exp(logit_scale) x the frames' mean cosine: (N, D) against (C, D) -> (N, C), float32."""
         with torch.autocast(features.device.type, enabled=False):
             return self.logit_scale.exp() * features.float() @ F.normalize(f_text.float(), dim=-1).T
 
@@ -129,10 +132,10 @@ def own_name(name: str) -> str:
 
 
 def load_weights(model: OpenVCLIP, folder: str, ratio: float = 0.5) -> None:
-    """The official interpolation of all tensors: ratio x CLIP + (1 - ratio) x finetuned, both strict."""
+    """The official interpolation of all tensors: ratio x CLIP + (1 - ratio) x finetuned; strict."""
     clip_path, finetuned_path = find_files(folder, SOURCES)
     try:
-        with warnings.catch_warnings():                      # torch deprecates TorchScript, CLIP is published in it
+        with warnings.catch_warnings():                      # of torch, against TorchScript
             warnings.simplefilter("ignore")
             clip = dict(torch.jit.load(clip_path, map_location="cpu").state_dict())
     except Exception as error:

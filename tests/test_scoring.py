@@ -248,6 +248,9 @@ def test_an_interrupted_run_keeps_its_finished_part_and_resumes_to_the_same(
     other = changed(checkpoint, tmp_path / "last.pt", prompt="{} seen from afar")
     with pytest.raises(ValueError, match="--prompt"):
         score(other, part, "--batch-size", 4, "--resume")
+    other = changed(checkpoint, other, model=ovstad.build_model("toy").state_dict())
+    with pytest.raises(ValueError, match="was started with --ckpt weights of sum"):
+        score(other, part, "--batch-size", 4, "--resume")
     encoded.clear()
     encoded.limit = None
     resumed = score(checkpoint, part, "--batch-size", 4, "--resume")
