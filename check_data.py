@@ -96,7 +96,7 @@ def main() -> int:
         formatter_class=HelpFormatter,
         description="Read a dataset and say what is in it, what is missing and what is broken.")
     add_dataset_flags(parser)
-    parser.add_argument("--split", default="train", help="train, val, test, or all")
+    parser.add_argument("--split", default="train", help="train, val, test, or all; of jhmdb-21 also train1 to test3")
     parser.add_argument("--novel", metavar="FILE", help="novel classes, one a line (default: as in training)")
     parser.add_argument("--out", default="runs/check",
                         help="folder for SPLIT_faults.txt, SPLIT_contact_sheet.png and, of hcstvg, "

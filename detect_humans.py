@@ -7,15 +7,14 @@ finetunes its detector (DINO) on the annotated frames of UCF101-24; --finetune d
 these, on the training boxes of any dataset.
 
     torchrun --nproc_per_node 8 detect_humans.py --finetune --dataset ucf101-24 --out runs/humans
-    python detect_humans.py --dataset ucf101-24 --detector-weights runs/humans/last.pt --out test.csv
-    (the same with --split train --out train.csv: for train_finetune.py --proposals train.csv)
+    python detect_humans.py --dataset ucf101-24 --detector-weights runs/humans/last.pt --out P.csv
+    (the same with --split train --out T.csv: for train_finetune.py --proposals T.csv)
     python detect_humans.py film.mp4 --every 1 --out film.csv
-    python detect_humans.py --dataset ava --measure P.csv    # any detector's boxes against the truth
+    python detect_humans.py --dataset ava --measure P.csv       # any detector's boxes
 
-Detection takes --batch-size frames at a time in each process. It writes the same file with any
-number of processes, and an interrupted run goes on with --resume. Finetuning on several processes
-equals one process for the FCOS, RetinaNet and toy detectors. Faster R-CNN draws its training
-samples at random in each process, so there results differ by chance.
+Detection writes the same file with any number of processes, and an interrupted run goes on with
+--resume. Finetuning on several processes equals one process for FCOS, RetinaNet and the toy's
+detector; Faster R-CNN draws training samples at random in each process, which changes results.
 """
 
 import argparse
@@ -44,15 +43,15 @@ from table import Annotations, Detections, make_annotations
 from video import open_video
 
 DEFAULT = "fasterrcnn_resnet50_fpn_v2"
-# optimiser and learning rate of torchvision's detection recipe, for 16 frames a step; the toy's: ours
+# optimiser and learning rate of torchvision's recipe, for 16 frames per step; the toy's: ours
 RECIPES = {DEFAULT: ("sgd", 0.02), "fasterrcnn_mobilenet_v3_large_fpn": ("sgd", 0.02),
            "fasterrcnn_mobilenet_v3_large_320_fpn": ("sgd", 0.02),
            "retinanet_resnet50_fpn_v2": ("sgd", 0.01), "fcos_resnet50_fpn": ("sgd", 0.01),
            "toy": ("adamw", 2e-3)}
 COCO_CLASSES = 91
-PERSON = 1                               # COCO's label; also in detectors of two classes, where 0 is background
-LOW_SCORE = 0.05                         # boxes below are not kept
-SCORES = (LOW_SCORE, 0.3, 0.5, 0.8)      # thresholds that are measured; Section 4.1 has 0.3 and 0.8
+PERSON = 1                           # COCO's label, and that of two classes, where 0 is background
+LOW_SCORE = 0.05                     # boxes below are not kept
+SCORES = (LOW_SCORE, 0.3, 0.5, 0.8)  # thresholds that are measured; Section 4.1 has 0.3 and 0.8
 
 
 # ---------------------------------------------------------------- the detector
@@ -67,7 +66,7 @@ def toy_detector(classes: int, channels: int = 64) -> FCOS:
                              layer(channels, channels, 1), layer(channels, channels, 1))
     backbone.out_channels = channels
     head = FCOSHead(channels, 1, classes, num_convs=1)
-    # distances to a box's sides go through a ReLU: from a bias of 0 it may die, from one cell it learns
+    # distances to a box's sides go through a ReLU, which may die at a bias of 0 but not of 1
     nn.init.ones_(head.regression_head.bbox_reg.bias)
     cells = AnchorGenerator(((8,),), ((1.0,),))              # of 8 x 8 pixels
     return FCOS(backbone, classes, min_size=96, max_size=192, anchor_generator=cells, head=head,
@@ -128,7 +127,7 @@ def build_detector(name: str = DEFAULT, weights: str | None = None, device="cpu"
 
 def load(detector: nn.Module, state: dict[str, Tensor], path: str) -> nn.Module:
     try:
-        detector.load_state_dict(state)                      # torchvision renames what older files call otherwise
+        detector.load_state_dict(state)                      # torchvision knows older names, too
     except RuntimeError as error:
         reason = " ".join(str(error).split("\n", 1)[-1].split())[:200]
         raise ValueError(f"{path}: not the weights of {detector.name} with {detector.classes} "
@@ -137,24 +136,26 @@ def load(detector: nn.Module, state: dict[str, Tensor], path: str) -> nn.Module:
 
 
 def compute_in_bfloat16(detector: nn.Module, device_type: str) -> None:
-    """Let the networks of a detector compute in bfloat16; anchors and boxes, which it would put off by
-    pixels, stay float32."""
+    """Let a detector's networks compute in bfloat16; its anchors and boxes stay float32."""
     def as_float(value):
         if isinstance(value, dict):
             return {name: as_float(item) for name, item in value.items()}
         return value.float() if isinstance(value, Tensor) else [as_float(item) for item in value]
 
-    two_stages = hasattr(detector, "roi_heads")
-    for part in ([detector.backbone, detector.rpn.head,
-                  detector.roi_heads.box_head, detector.roi_heads.box_predictor]
-                 if two_stages else [detector.backbone, detector.head]):
-        part.forward = torch.autocast(device_type, torch.bfloat16)(part.forward)
-        part.register_forward_hook(lambda module, inputs, output: as_float(output))
+    networks = [detector.backbone]
+    if hasattr(detector, "roi_heads"):                       # two stages
+        heads = detector.roi_heads
+        networks += [detector.rpn.head, heads.box_head, heads.box_predictor]
+    else:
+        networks += [detector.head]
+    for network in networks:
+        network.forward = torch.autocast(device_type, torch.bfloat16)(network.forward)
+        network.register_forward_hook(lambda module, inputs, output: as_float(output))
 
 
 @torch.no_grad()
 def detect_frames(detector: nn.Module, frames) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The people on each of F frames, best first: boxes (n, 4) float32, xyxy in [0, 1]; scores (n,).
+    """The people on each of F frames, best first: boxes (n, 4) float32 in [0, 1]; scores (n,).
 
     frames: uint8 (F, H, W, 3), or a list of (H, W, 3) of any sizes.
     """
@@ -176,9 +177,7 @@ def detect_frames(detector: nn.Module, frames) -> list[tuple[np.ndarray, np.ndar
 # ---------------------------------------------------------------- keyframes in, proposals out
 
 def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[str]]:
-    """Plain videos as a table of keyframes every so many seconds without boxes; why any are left out."""
-    if every < 0.01:
-        raise ValueError(f"--every {every:g}: give the seconds between keyframes, 0.01 or more")
+    """Plain videos as a table of keyframes every so many seconds; why any are left out."""
     times, unreadable = [], []
     for path in paths:
         try:
@@ -197,24 +196,23 @@ def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[s
 def find_people(table: Annotations, detector: nn.Module, folder: Path, key: dict,
                 process: engine.Process, batch_size: int, workers: int,
                 resume: bool = False) -> tuple[Detections, np.ndarray, list[str]]:
-    """The people on all keyframes of a table, found by all processes together (engine.run_chunks).
+    """The people on all keyframes of a table, found by all processes (engine.run_chunks).
 
-    On process 0: their boxes, which keyframes were read (k,) bool, and why each of the others was not.
+    On process 0: their boxes, which keyframes were read (k,) bool, and why the others were not.
     """
     clips = data.ClipDataset(table, frames=1, stride=1, short_side=None, patch=1)
 
-    def people_of(batches: list[dict]) -> dict:              # of one batch, one for each size of frame
+    def people_of(groups: list[dict]) -> dict:               # of a batch, by size of frame
         people = []
-        for batch in (batch for batch in batches if batch["video"] is not None):
-            found = detect_frames(detector, batch["video"][:, 0].permute(0, 2, 3, 1))
+        for group in (group for group in groups if group["video"] is not None):
+            found = detect_frames(detector, group["video"][:, 0].permute(0, 2, 3, 1))
             people += [(keyframe, torch.from_numpy(boxes), torch.from_numpy(scores))
-                       for keyframe, (boxes, scores) in zip(batch["keyframe"], found)]
-        return {"people": sorted(people, key=lambda one: one[0]), "bad": batches[0]["bad"]}
+                       for keyframe, (boxes, scores) in zip(group["keyframe"], found)]
+        return {"people": sorted(people, key=lambda one: one[0]), "bad": groups[0]["bad"]}
 
     batches = engine.run_chunks(folder, key, clips, people_of, process, batch_size, workers, resume)
     people = [one for batch in batches for one in batch["people"]]
-    read = np.zeros(len(clips), bool)
-    read[[keyframe for keyframe, *_ in people]] = True
+    read = np.isin(np.arange(len(clips)), [keyframe for keyframe, *_ in people])
     row = np.repeat(table.keyframe_starts()[:-1][read], [len(scores) for *_, scores in people])
     box = torch.cat([torch.zeros(0, 4), *(boxes for _, boxes, _ in people)]).numpy()
     score = torch.cat([torch.zeros(0), *(scores for *_, scores in people)]).numpy()
@@ -223,7 +221,7 @@ def find_people(table: Annotations, detector: nn.Module, folder: Path, key: dict
 
 
 def detect(args: argparse.Namespace) -> Path:
-    """Write the proposals CSV and return its path; an interrupted run leaves finished chunks beside it."""
+    """Write the proposals CSV and return its path; an interrupted run leaves chunks beside it."""
     process = engine.start_process(args.device)
     out = Path(args.out)
     folder = out.with_name(f"{out.name}.chunks")
@@ -234,8 +232,8 @@ def detect(args: argparse.Namespace) -> Path:
             print(f"{out}: is already complete")
         return out
     if folder.exists() and not args.resume:
-        raise ValueError(f"{folder}: an unfinished run is there; go on with --resume, choose another "
-                         "--out, or delete it")
+        raise ValueError(f"{folder}: an unfinished run is there; go on with --resume, choose "
+                         "another --out, or delete it")
 
     if args.videos:
         table, left_out = table_of_videos(args.videos, args.every)
@@ -244,7 +242,7 @@ def detect(args: argparse.Namespace) -> Path:
         left_out = [f"{video}: not on disk"
                     for video, file in zip(table.videos, table.files) if not file]
         table = table.on_disk()
-    torch.manual_seed(args.seed)                             # random weights: alike in all processes
+    torch.manual_seed(args.seed)                             # of random weights, in all processes
     detector = build_detector(args.detector, args.detector_weights, process.device, args.amp)
 
     key = engine.plain(args)
@@ -280,9 +278,9 @@ def print_some(title: str, lines: list[str]) -> None:
 def measure(truth: Annotations, proposals: Detections) -> dict:
     """How well boxes find the annotated people.
 
-    "ap50": AP at IoU 0.5; "ap": its mean over 0.5:0.95; "at": for each threshold of SCORES, at IoU 0.5,
-    recall (the share of people that a box finds), precision (the share of boxes that find one) and
-    boxes a keyframe.
+    "ap50": AP at IoU 0.5; "ap": its mean over 0.5:0.95; "at": for each threshold of SCORES, at IoU
+    0.5, recall (the share of people that a box finds), precision (the share of boxes that find one)
+    and boxes per keyframe.
     """
     keyframes, at = len(truth.keyframe_starts()) - 1, {}
     for score in SCORES:
@@ -298,7 +296,7 @@ def print_measures(measures: dict) -> None:
     print(f"box AP  0.5: {100 * measures['ap50']:.2f}  0.5:0.95: {100 * measures['ap']:.2f}")
     for score, at in measures["at"].items():
         print(f"score >= {score:<4g}  recall {100 * at['recall']:6.2f}  "
-              f"precision {100 * at['precision']:6.2f}  boxes a keyframe {at['boxes']:.2f}")
+              f"precision {100 * at['precision']:6.2f}  boxes per keyframe {at['boxes']:.2f}")
 
 
 # ---------------------------------------------------------------- finetuning
@@ -306,8 +304,8 @@ def print_measures(measures: dict) -> None:
 class Keyframes(torch.utils.data.Dataset):
     """Keyframes with the distinct boxes of their people; half of them come mirrored.
 
-    An item, asked for as (index, seed, _), is a dict: image uint8 (3, H, W), boxes (N_b, 4) in [0, 1],
-    name. A frame that cannot be read comes black, without people, and with its reason under "bad".
+    An item, asked for as (index, seed, _), is a dict: image uint8 (3, H, W), boxes (N_b, 4) in
+    [0, 1], name, bad. A frame that cannot be read is black, without people; bad holds the reason.
     """
 
     def __init__(self, table: Annotations):
@@ -318,15 +316,14 @@ class Keyframes(torch.utils.data.Dataset):
 
     def __getitem__(self, item: tuple) -> dict:
         index, seed, _ = item
-        found, name = self.clips[index], self.clips.name(index)
-        if "bad" in found:
-            return {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4),
-                    "name": name, "bad": found["bad"]}
+        found = {"video": torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "boxes": torch.zeros(0, 4),
+                 **self.clips[index]}
         image, boxes = found["video"][0], found["boxes"]
         if np.random.default_rng(seed).random() < 0.5:
             x1, y1, x2, y2 = boxes.unbind(1)
             image, boxes = image.flip(-1), torch.stack([1 - x2, y1, 1 - x1, y2], 1)
-        return {"image": image, "boxes": boxes, "name": name}
+        return {"image": image, "boxes": boxes, "name": self.clips.name(index),
+                "bad": [found["bad"]] if "bad" in found else []}
 
 
 def one_class(detector: nn.Module) -> nn.Module:
@@ -335,15 +332,16 @@ def one_class(detector: nn.Module) -> nn.Module:
         return detector
     state = detector.state_dict()
     for name, tensor in state.items():
-        if name.startswith("roi_heads.box_predictor.bbox_pred"):         # class by class, four rows each
+        if name.startswith("roi_heads.box_predictor.bbox_pred"):       # four rows for each class
             state[name] = tensor.unflatten(0, (COCO_CLASSES, 4))[:PERSON + 1].flatten(0, 1)
         elif "box_predictor.cls_score" in name or "classification_head.cls_logits" in name:
-            state[name] = tensor.unflatten(0, (-1, COCO_CLASSES))[:, :PERSON + 1].flatten(0, 1)   # by anchor
+            by_anchor = tensor.unflatten(0, (-1, COCO_CLASSES))
+            state[name] = by_anchor[:, :PERSON + 1].flatten(0, 1)
     return load(new_detector(detector.name, classes=2), state, "COCO weights")
 
 
 def share_foreground(detector: nn.Module, process: engine.Process) -> None:
-    """Let FCOS divide its losses by the foreground cells of all processes, not of its own share alone.
+    """Let FCOS divide its losses by the foreground cells of all processes, not of its own alone.
 
     RetinaNet divides picture by picture, so there the mean over processes is right already.
     """
@@ -355,13 +353,14 @@ def share_foreground(detector: nn.Module, process: engine.Process) -> None:
         foreground = torch.stack([(cells >= 0).sum() for cells in matched]).sum().float()
         share = foreground.clamp(min=1) / process.sum(foreground.clone()).clamp(min=1)
         losses = own_loss(targets, outputs, anchors, matched)
-        return {name: loss * share * process.world for name, loss in losses.items()}   # DDP takes the mean
+        # DDP takes the mean
+        return {name: loss * share * process.world for name, loss in losses.items()}
 
     detector.head.compute_loss = compute_loss
 
 
 def set_training(detector: nn.Module, from_scratch: bool) -> None:
-    """Training mode, in which pretrained batch norms keep their statistics: a few frames give poor ones."""
+    """Training mode; pretrained batch norms keep their statistics: a few frames give poor ones."""
     detector.train()
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d) and not from_scratch:
@@ -394,7 +393,7 @@ def train(args: argparse.Namespace) -> Path:
     if args.amp:
         compute_in_bfloat16(detector, process.device.type)
     optimizer, lr = RECIPES[detector.name]
-    args.optimizer, args.lr = args.optimizer or optimizer, args.lr or lr
+    args.optimizer, args.lr = args.optimizer or optimizer, lr if args.lr is None else args.lr
     from_scratch = args.detector_weights == "random"
     share_foreground(detector, process)
     wrapped = training.wrap(detector, process)
@@ -411,27 +410,29 @@ def train(args: argparse.Namespace) -> Path:
             found, *_ = find_people(held_out, detector, out / "validation", {}, process,
                                     max(args.batch_size // process.world, 1), args.workers)
             set_training(detector, from_scratch)
-        if process.is_main:
-            if held_out is not None:
-                measures = measure(held_out, found)
-                shutil.rmtree(out / "validation")
-                line = {"step": step, "box_ap50": measures["ap50"], "box_ap": measures["ap"]}
-                tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
-                with open(meter.log, "a") as file:
-                    file.write(json.dumps(line) + "\n")
-            engine.save_checkpoint(out / "last.pt", {
-                "model": detector.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                "stage": "humans", "arch": detector.name, "args": engine.plain(args)})
+        if not process.is_main:
+            return
+        if held_out is not None:
+            measures = measure(held_out, found)
+            shutil.rmtree(out / "validation")
+            line = {"step": step, "box_ap50": measures["ap50"], "box_ap": measures["ap"]}
+            tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
+            with open(meter.log, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        engine.save_checkpoint(out / "last.pt", {
+            "model": detector.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
+            "stage": "humans", "arch": detector.name, "args": engine.plain(args)})
 
     # the loop
-    loader = training.training_loader(dataset, args, process, start, list)   # frames of different sizes are no tensor
+    loader = training.training_loader(dataset, args, process, start, collate=list)
     for step, items in enumerate(meter.batches(loader), start + 1):
-        shared = process.gather((len(items), [item["bad"] for item in items if "bad" in item]))
-        bad.count(sum(frames for frames, _ in shared), sum((reasons for _, reasons in shared), []))
+        own = [reason for item in items for reason in item["bad"]]
+        bad.count(args.batch_size, sum(process.gather(own), []))
 
         training.set_learning_rate(optimizer, step - 1, args)
         optimizer.zero_grad()
-        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))   # Faster R-CNN draws
+        # Faster R-CNN draws
+        torch.manual_seed(data.hash_seed(args.seed, step * process.world + process.rank))
         images = [item["image"].to(process.device).float() / 255 for item in items]
         targets = [{"boxes": item["boxes"].to(image) * image.new_tensor(image.shape[:0:-1] * 2),
                     "labels": torch.full((len(item["boxes"]),), PERSON, device=process.device)}
@@ -456,28 +457,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
     parser.add_argument("videos", nargs="*",
                         help="video files or folders of frames, in place of a dataset")
-    parser.add_argument("--every", type=float, default=1.0,
+    parser.add_argument("--every", type=engine.number(0.01), default=1.0,
                         help="seconds between the keyframes of plain videos")
     data.add_dataset_flags(parser)
     parser.add_argument("--split", default="test",
-                        help="of the dataset, to detect or measure on; finetuning takes train "
-                             "and validates on test")
+                        help="train or test, of jhmdb-21 also train1 to test3, to detect or "
+                             "measure on; finetuning takes train and validates on test")
     group = parser.add_argument_group("detector")
-    group.add_argument("--detector", choices=list(RECIPES), default=DEFAULT, help="of torchvision; "
-                       "fasterrcnn_mobilenet_v3_large_320_fpn for a laptop, toy for the toy world")
+    group.add_argument("--detector", choices=list(RECIPES), default=DEFAULT,
+                       help="of torchvision; fasterrcnn_mobilenet_v3_large_320_fpn for a laptop, "
+                            "toy for the toy world")
     group.add_argument("--detector-weights", metavar="FILE",
-                       help="torchvision's COCO weights of that detector (downloaded once by default), "
-                            "a checkpoint of --finetune, or 'random'")
+                       help="torchvision's COCO weights of that detector (downloaded once by "
+                            "default), a checkpoint of --finetune, or 'random'")
     group = parser.add_argument_group("what to do, if not detect")
     group.add_argument("--finetune", action="store_true",
                        help="train on the dataset's people, and write OUT/last.pt")
-    group.add_argument("--validate", type=int, default=1000,
+    group.add_argument("--validate", type=engine.number(0, kind=int), default=1000,
                        help="keyframes of the test split to measure box AP on at each checkpoint; "
                             "0, and with --csv: none")
     group.add_argument("--measure", metavar="CSV",
                        help="measure these proposals against the dataset's boxes")
-    training.add_optimisation_flags(parser, batch_size=16, iterations=10_000, lr=None,
-                                  weight_decay=1e-4)
+    training.add_optimisation_flags(
+        parser, batch_size=16, iterations=10_000, lr=None, weight_decay=1e-4,
+        batch="frames: of a detection at a time in each process, of finetuning per step over all")
     parser.set_defaults(optimizer=None)
     engine.add_run_flags(parser)
     parser.add_argument("--out",

@@ -1,11 +1,12 @@
-"""Infrastructure shared by all scripts: the command line, processes, checkpoints, resumable runs, progress.
+"""What all scripts share: the command line, processes, checkpoints, resumable runs, progress.
 
-What else the two training loops share is in training.py.
+What else the training loops share is in training.py.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -39,7 +40,7 @@ def cli(main) -> None:
     """
     def say(line: str) -> None:
         if not is_main():
-            time.sleep(3)             # where all processes fail alike, torchrun ends this one before that
+            time.sleep(3)                                    # where all fail alike, one speaks
         print(line, file=sys.stderr)
 
     try:
@@ -60,16 +61,18 @@ def cli(main) -> None:
 
 
 def one_line(error: Exception) -> str | None:
-    """What a person can do something about, in one line; None for an error that is a fault of the program."""
+    """What a person can mend, in one line; None for an error that is a fault of the program."""
     text = str(error).strip()
-    if text.startswith("Caught "):                           # a loader worker's: its traceback, then the error
+    if text.startswith("Caught "):                           # a loader worker's traceback
         text = text.splitlines()[-1]
     text = " ".join(text.split())
     if isinstance(error, torch.OutOfMemoryError):
         return (f"out of GPU memory: {text.split('. ')[0]}; give a smaller --batch-size or, "
                 "in training, --accumulate, --gradient-checkpointing or --amp")
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "DataLoader worker" in text:
-        return f"out of memory, it seems: {text[-200:]}; give a smaller --batch-size or fewer --workers"
+    if (isinstance(error, MemoryError) or "can't allocate memory" in text
+            or "DataLoader worker" in text):
+        return (f"out of memory, it seems: {text[-200:]}; "
+                "give a smaller --batch-size or fewer --workers")
     if isinstance(error, (ValueError, OSError)):
         return text
     if dist.is_initialized() and "onnection" in text and ("closed" in text or "reset" in text):
@@ -77,11 +80,23 @@ def one_line(error: Exception) -> str | None:
     return None
 
 
-def positive(text: str) -> int:
-    """A flag's whole number, 1 or more."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return int(text)
+def number(low: float, high: float = math.inf, kind: type = float):
+    """An argparse type: a finite number of the kind from low to high, else what was expected."""
+    expected = f"a {'whole ' * (kind is int)}number " + (
+        f"from {low} to {high}" if high < math.inf else f"of {low} or more")
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or value == math.inf:    # NaN fails every comparison
+            raise argparse.ArgumentTypeError(f"{text} is not {expected}")
+        return value
+    return convert
+
+
+positive = number(1, kind=int)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -98,16 +113,17 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
     group.add_argument("--amp", action="store_true",
                        help="compute in bfloat16 where it is safe; weights stay float32")
-    group.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1),
+    group.add_argument("--workers", type=number(0, kind=int), default=min(4, os.cpu_count() or 1),
                        help="loader processes for each process")
-    group.add_argument("--seed", type=int, default=0, help="of data order, augmentation and initialisation")
+    group.add_argument("--seed", type=number(0, 2 ** 32 - 1, int), default=0,
+                       help="of data order, augmentation and initialisation")
 
 
 # ---------------------------------------------------------------- processes
 
 @dataclass
 class Process:
-    """This process among the `world` ones that torchrun started. `cpu_group` connects their CPUs."""
+    """This process among the `world` ones of torchrun; `cpu_group` connects their CPUs."""
 
     rank: int
     world: int
@@ -144,7 +160,6 @@ def is_main() -> bool:
 
 def start_process(device: str | None = None) -> Process:
     """Join the processes that torchrun started, or be the only one. nccl on GPUs, gloo on CPUs."""
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -154,12 +169,13 @@ def start_process(device: str | None = None) -> Process:
         raise ValueError(f"--device {name}: no such device; give cpu, cuda or cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"--device {name}: no CUDA GPU is visible here; leave the flag out to run on the CPU")
-        if device.index is None:                             # plain "cuda": to each process of a machine its own
-            device = torch.device("cuda", local_rank)
+            raise ValueError(f"--device {name}: no CUDA GPU is visible here; "
+                             "leave the flag out to run on the CPU")
+        if device.index is None:                             # to each process of a machine its own
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         if device.index >= torch.cuda.device_count():
             raise ValueError(f"{device}: only {torch.cuda.device_count()} GPUs are visible here; "
-                             "start no more processes than that (--nproc_per_node), or give --device cpu")
+                             "give --device cpu, or start fewer processes (--nproc_per_node)")
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if "RANK" not in os.environ:
@@ -174,12 +190,12 @@ def start_process(device: str | None = None) -> Process:
 # ---------------------------------------------------------------- checkpoints
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Write a checkpoint so that, killed at any moment, the old file or the new one stands there whole."""
+    """Write a checkpoint; killed at any moment, the old file or the new one stands there whole."""
     if not all(tensor.isfinite().all() for tensor in checkpoint.get("model", {}).values()):
         raise ValueError(f"{path}: not written, as the weights are not finite "
                          f"after step {checkpoint['step']}; what may stand there is sound. "
                          "Try a lower --lr or a longer --warmup")
-    with replacing(path, binary=True) as file:               # an open file: a full disk is an OSError
+    with replacing(path, binary=True) as file:               # of a full disk: an OSError
         torch.save(checkpoint, file)
     if (log := path.with_name("log.jsonl")).exists():
         draw_curves(log, path.with_name("curve.png"))
@@ -200,16 +216,19 @@ def check_same_run(path: Path, before: dict, now: dict) -> None:
     """ValueError if a run cannot go on because a flag that affects its result has changed."""
     for name, value in before.items():
         if name == "table" and now[name] != value:
-            raise ValueError(f"{path}: was started on other data (keyframes, boxes or texts have changed "
-                             "since); go on with the same, or choose another --out")
+            raise ValueError(f"{path}: was started on other data (keyframes, boxes, texts or video "
+                             "files have changed); go on with the same, or choose another --out")
         if name not in FREE_TO_CHANGE and now.get(name) != value:
-            raise ValueError(f"{path}: was started with --{name.replace('_', '-')} {value}, "
-                             f"not {now.get(name)}; give the same flags to resume, or choose another --out")
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{path}: was started with {flag} {value}, not {now.get(name)}; "
+                             "give the same flags to resume, or choose another --out")
 
 
 def fingerprint(table: Annotations) -> str:
-    """Tells whether two tables are the same: a digest of all rows, videos and texts; files may move."""
-    digest = hashlib.sha256(json.dumps([table.videos, table.texts, table.unit.tolist()]).encode())
+    """A digest of all rows, videos, texts and of the sizes of the video files, which may move."""
+    sizes = [os.path.getsize(file) for file in table.files if os.path.isfile(file)]
+    names = json.dumps([table.videos, table.texts, table.unit.tolist(), sizes])
+    digest = hashlib.sha256(names.encode())
     for column in (table.video, table.keyframe, table.box, table.text):
         digest.update(np.ascontiguousarray(column))
     return digest.hexdigest()[:16]
@@ -218,9 +237,9 @@ def fingerprint(table: Annotations) -> str:
 # ---------------------------------------------------------------- one resumable run over chunks
 
 class ChunksInOrder(torch.utils.data.IterableDataset):
-    """Yields (chunk, batch of clips). Each loader worker takes every W-th chunk and reads it in order.
+    """Yields (chunk, batch of clips); each of W loader workers takes every W-th chunk.
 
-    In order, because keyframes that are close together share decoded frames.
+    It reads a chunk in order, because keyframes that are close together share decoded frames.
     """
 
     def __init__(self, clips: torch.utils.data.Dataset, chunks: dict[int, list[range]]):
@@ -235,22 +254,22 @@ class ChunksInOrder(torch.utils.data.IterableDataset):
 
 def run_chunks(folder: Path, key: dict, clips: torch.utils.data.Dataset, compute, process: Process,
                batch_size: int, workers: int, resume: bool) -> list:
-    """compute(batch) for all clips by all processes together: one value a batch, in order, on process 0.
+    """compute(batch) of all clips by all processes: one value a batch, in order, on process 0.
 
-    The clips (a ClipDataset for testing) are cut into chunks of fixed size, which the processes take in
-    turn; the values of a finished chunk are a file in `folder`. So an interrupted run loses at most a
-    chunk of each loader worker, and the result does not depend on the number of processes or workers.
+    The clips (a ClipDataset for testing) are cut into chunks of fixed size, which the processes
+    take in turn; the values of a finished chunk are a file in `folder`. So an interrupted run loses
+    at most a chunk of each loader worker, and no number of processes or workers changes the result.
     With `resume` finished chunks are kept, if the run was begun with the same `key`, clips and
     batch_size (else ValueError); a damaged chunk is computed again. Without, the folder is emptied.
-    compute takes what `data.collate` returns; its value holds tensors and plain values only. Values of
-    the other processes: []. The caller removes the folder when it has written what it made of them.
+    compute takes what `data.collate` returns; its value holds tensors and plain values only. Other
+    processes return []. The caller removes the folder when it has written what it made of them.
     """
     size = min(max(len(clips) // 64, 16), 256)
     chunks = [[range(i, min(i + batch_size, start + size, len(clips)))
                for i in range(start, min(start + size, len(clips)), batch_size)]
               for start in range(0, len(clips), size)]
-    key = json.loads(json.dumps(key | {"batch_size": batch_size, "table": fingerprint(clips.table)}))
-    key_file = folder / "key.json"
+    key = key | {"batch_size": batch_size, "table": fingerprint(clips.table)}
+    key, key_file = json.loads(json.dumps(key)), folder / "key.json"
     if resume and key_file.exists():
         check_same_run(folder, load_json(key_file), key)
     elif folder.is_dir() and any(folder.iterdir()) and not key_file.exists():
@@ -274,7 +293,8 @@ def run_chunks(folder: Path, key: dict, clips: torch.utils.data.Dataset, compute
         num_workers=min(workers, len(mine)), pin_memory=process.device.type == "cuda")
     values = {number: [] for number in mine}
     kept[0] = f"{folder} holds what is finished; the same command with --resume goes on"
-    progress = Progress(sum(map(len, sum((chunks[number] for number in mine), []))), 0, "clip", process)
+    progress = Progress(sum(len(batch) for number in mine for batch in chunks[number]), 0,
+                        "clip", process)
     for number, batch in loader:
         values[number].append(compute(batch))
         progress.update(len(chunks[number][len(values[number]) - 1]))
@@ -303,9 +323,9 @@ def read_chunk(path: Path, batches: int) -> list | None:
 # ---------------------------------------------------------------- watching a run
 
 class BadClips:
-    """Counts the clips that could not be read, names each once, and stops a run that has too many."""
+    """Counts the clips that cannot be read, names each once, and stops a run that has too many."""
 
-    HOPELESS, PATIENCE = 0.25, 64        # our judgement: more than a quarter of the clips, once 64 were tried
+    HOPELESS, PATIENCE = 0.25, 64        # our judgement: more than a quarter, once 64 were tried
 
     def __init__(self, args: argparse.Namespace, start: int):
         # the last clip of a short run is not too early to judge
@@ -314,18 +334,17 @@ class BadClips:
 
     def count(self, clips: int, reasons: list[str]) -> None:
         self.tried, self.bad = self.tried + clips, self.bad + len(reasons)
-        for reason in reasons:
-            self.last = reason
-            if reason not in self.named and is_main():
-                tqdm.write(f"skipped {reason}", file=sys.stderr)
-                self.named.add(reason)
+        for self.last in reasons:
+            if self.last not in self.named and is_main():
+                tqdm.write(f"skipped {self.last}", file=sys.stderr)
+            self.named.add(self.last)
         if self.tried >= self.patience and self.bad > self.HOPELESS * self.tried:
-            raise ValueError(f"{self.bad} of {self.tried} clips could not be read, "
-                             f"the last one being {self.last}; check the paths with: python check_data.py")
+            raise ValueError(f"{self.bad} of {self.tried} clips could not be read, the last one "
+                             f"being {self.last}; check the paths with: python check_data.py")
 
 
 class Progress:
-    """How far the first process is: a bar on a terminal, elsewhere (in a log file) one line a minute."""
+    """How far the first process is: a bar on a terminal, in a log file one line a minute."""
 
     PERIOD = 60                                              # seconds
 
@@ -341,9 +360,9 @@ class Progress:
         self.bar.update(count)
         now = time.monotonic()
         if self.lines and now - self.said >= self.PERIOD:
-            hours = (now - self.began) / (self.count - self.start) * (self.total - self.count) / 3600
+            to_go = (self.total - self.count) * (now - self.began) / (self.count - self.start)
             note = "".join(f"  {name} {value}" for name, value in self.note.items())
-            print(f"{self.unit} {self.count} of {self.total}{note}  {hours:.1f} hours to go",
+            print(f"{self.unit} {self.count} of {self.total}{note}  {to_go / 3600:.1f} hours to go",
                   file=sys.stderr, flush=True)
             self.said = now
 

@@ -101,7 +101,8 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
     if benchmark == "ucf-jhmdb":
         ucf = data.read_dataset("ucf101-24", folder, "test")
         jhmdb, splits = read_splits(
-            lambda split: data.read_dataset("jhmdb-21", args.jhmdb, "test", part=split), args.split)
+            lambda split: data.read_dataset("jhmdb-21", args.jhmdb, f"test{split or ''}"),
+            args.split)
         sets = {folder or "data/ucf101-24": TestSet("UCF101-24", ucf, novel=[]),
                 args.jhmdb or "data/jhmdb-21": TestSet("JHMDB-21", jhmdb, splits, jhmdb.texts)}
     elif benchmark == "ov-ava":
@@ -370,9 +371,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                 "short_side": args.short_side or record.get("short_side") or model.short_side,
                 "ckpt": f"weights of sum {weights}", "beta": betas, "classes": classes,
                 "amp": args.amp, "normalise": args.normalise,
-                "prompts": args.prompts, "prompt": prompt,
-                "files": [os.path.getsize(file) if os.path.isfile(file) else 0
-                          for one in sets for file in one.truth.files]}
+                "prompts": args.prompts, "prompt": prompt}
     model = model.to(process.device)
     with torch.inference_mode():                             # the words once: (C, D)
         f_text = (model.encode_classes(classes) if args.prompts == "official" else

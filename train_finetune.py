@@ -1,10 +1,11 @@
-r"""Stage 2, finetuning on base classes: pulls each person's fused feature to the prompts of what they do.
+r"""Stage 2, finetuning on base classes: pulls a person's feature to the prompts of what they do.
 
-Trains on boxes labelled with base classes (Section 3.2) and writes the detector of Tables 5 and 6. The
-prompts of all base classes, "a person {class}", are the texts; the focal loss takes one label a box
-(UCF101-24) or several (AVA), Eq. 4. Both encoders are trained unless --freeze-text (the paper freezes the
-text encoder in alignment and does not say for this stage). The recipe is Section 4.1's: SGD, batch 32,
-70,000 iterations, learning rate 5e-5, stride 1; for AVA batch 8, 140,000 iterations, 1e-4, stride 8.
+Trains on boxes labelled with base classes (Section 3.2) and writes the detector of Tables 5 and 6.
+The prompts of all base classes, "a person {class}", are the texts; the focal loss takes one label
+per box (UCF101-24) or several (AVA), Eq. 4. Both encoders are trained unless --freeze-text (the
+paper freezes the text encoder in alignment and does not say for this stage). The recipe is Section
+4.1's: SGD, batch 32, 70,000 iterations, learning rate 5e-5, stride 1; for AVA batch 8, 140,000
+iterations, 1e-4, stride 8.
 
     torchrun --nproc_per_node 8 train_finetune.py --weights runs/align/last.pt \
         --dataset ucf101-24 --data DIR --out runs/ucf
@@ -39,21 +40,24 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     data.add_dataset_flags(parser, ("ucf101-24", "ava", "csv"))
     group = parser.add_argument_group("boxes and classes")
     group.add_argument("--proposals",
-                       help="detected boxes to train on beside the annotated ones: a proposals CSV, "
-                            "or another detector's file (Section 4.1, on UCF101-24)")
+                       help="detected boxes to train on beside the annotated ones: a proposals "
+                            "CSV, or another detector's file (Section 4.1, on UCF101-24)")
     group.add_argument("--unmatched", choices=["negative", "drop"], default="negative",
-                       help="proposals that overlap nobody by half: negatives of all classes (the paper does "
-                            "not say), or left out")
-    group.add_argument("--score", type=float, default=0.3, help="the lowest score of --proposals to use")
+                       help="proposals that overlap nobody by half: negatives of all classes (the "
+                            "paper does not say), or left out")
+    group.add_argument("--score", type=engine.number(0, 1), default=0.3,
+                       help="the lowest score of --proposals to use")
     group.add_argument("--novel", metavar="FILE",
-                       help="classes to keep out of training, one a line (default: OV-AVA's 15 with ava, JHMDB's 21 with ucf101-24, "
-                            "novel.txt in its folder, if there is one, with csv)")
+                       help="classes to keep out of training, one a line (default: OV-AVA's 15 "
+                            "with ava, JHMDB's 21 with ucf101-24, novel.txt in its folder, if "
+                            "there is one, with csv)")
 
 
 def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
     """Stage 2's table, whose texts are the base classes alone, and the names of the novel ones."""
     table = data.read_dataset(**vars(args))
-    novel = data.novel_classes(args.dataset, table.texts, args.novel, args.data or (args.csv and Path(args.csv).parent))
+    folder = args.data or (args.csv and Path(args.csv).parent)
+    novel = data.novel_classes(args.dataset, table.texts, args.novel, folder)
     base = [i for i, name in enumerate(table.texts) if name not in novel]
     if not base:
         raise ValueError(f"{args.novel or 'novel.txt'}: makes every class of {args.dataset} novel; "
@@ -121,7 +125,6 @@ def train(args: argparse.Namespace) -> Path | None:
             text = model.text_encoder(text)                  # (C_b, D), once
     columns = {i: i for i in range(len(classes))}
     meter, bad = training.Meter(args, process, start), engine.BadClips(args, start)
-    rehearsal = training.Rehearsal(args, process, model) if args.rehearse else None
 
     def save(step: int) -> None:
         if process.is_main:
@@ -132,14 +135,16 @@ def train(args: argparse.Namespace) -> Path | None:
                 "stride": args.stride, "short_side": args.short_side, "args": engine.plain(args)})
 
     # the loop
-    loader = training.training_loader(dataset, args, process, start, scale=None if args.crop else args.scale)
+    scale, rehearsed = None if args.crop else args.scale, []
+    loader = training.training_loader(dataset, args, process, start, scale=scale)
     for step, groups in enumerate(meter.batches(loader), start + 1):
-        batch = training.gather_batch(process, groups)         # all processes divide by the same number of boxes
+        batch = training.gather_batch(process, groups)         # all processes divide by the same N
         bad.count(batch.clips, batch.bad)
 
         training.set_learning_rate(optimizer, step - 1, args)
         optimizer.zero_grad()
-        loss = training.forward_backward(wrapped, groups, text, columns, batch.boxes, args, process)   # Eq. (4)
+        loss = training.forward_backward(wrapped, groups, text, columns, batch.boxes, args,
+                                         process)                                          # Eq. (4)
         optimizer.step()
         model.clamp_temperature()
 
@@ -147,8 +152,10 @@ def train(args: argparse.Namespace) -> Path | None:
                      [dataset.name(index) for group in groups for index in group["keyframe"]],
                      lr=optimizer.param_groups[0]["lr"], tau=model.temp.detach().clone(),
                      grad_norm=training.gradient_norm(model.vision_encoder))
-        if rehearsal and rehearsal.done(batch, loss, len(classes), meter):
-            return None
+        if args.rehearse:
+            rehearsed.append(batch)
+            if len(rehearsed) == min(training.REHEARSAL, args.iterations):
+                return training.report(args, process, rehearsed, len(classes))
         if step % args.save_every == 0 and step < args.iterations:
             meter.settle()
             save(step)
