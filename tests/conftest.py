@@ -1,5 +1,8 @@
-"""What several test files share: a tiny rendered world on disk."""
+"""What several test files share: a tiny rendered world on disk, and processes like torchrun's."""
 
+import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import ovstad  # noqa: E402
 import worlds  # noqa: E402
 
 
-BASE = ["waving", "clapping", "kicking", "squatting", "bowing", "walking", "running", "spinning", "punching"]
+BASE = ["waving", "clapping", "kicking", "squatting", "bowing", "walking", "running", "spinning",
+        "punching"]
 NOVEL = ["jumping", "lying down", "sitting"]
 
 
@@ -20,10 +24,48 @@ NOVEL = ["jumping", "lying down", "sitting"]
 def world(tmp_path_factory):
     """A rendered world of a few scenes, and a toy model that was pretrained for no time at all."""
     folder = tmp_path_factory.mktemp("world")
-    for number, (name, actions) in enumerate([("align", BASE), ("train", BASE), ("test", BASE + NOVEL)]):
+    for number, (name, actions) in enumerate([("align", BASE), ("train", BASE),
+                                              ("test", BASE + NOVEL)]):
         worlds.write_set(folder / f"{name}.csv", "crowd", actions, 24, [number])
     (folder / "novel.txt").write_text("\n".join(NOVEL))
     torch.manual_seed(0)
     model = ovstad.build_model("toy")
     torch.save({"model": model.state_dict()}, folder / "start.pth")
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """Sums come in the same order in all processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def start_processes(count: int, function, *args) -> list:
+    """function(*args) in processes like torchrun's, by a fork, which needs no second import."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    processes = [context.Process(target=as_rank, args=(rank, count, port, function, args))
+                 for rank in range(count)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def as_rank(rank: int, count: int, port: int, function, args: tuple) -> None:
+    torch.set_num_threads(1)
+    if count > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    function(*args)
+
+
+def in_processes(count: int, function, *args) -> None:
+    processes = start_processes(count, function, *args)
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * count

@@ -1,4 +1,4 @@
-"""Both training stages on a tiny rendered world: equalities between ways to run them, and what stops them."""
+"""Both training stages on a tiny rendered world: what changes no result, and what stops a run."""
 
 import json
 import math
@@ -18,31 +18,37 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import data  # noqa: E402
+import detect_humans  # noqa: E402
 import engine  # noqa: E402
-import training  # noqa: E402
 import ovstad  # noqa: E402
 import train_align  # noqa: E402
 import train_finetune  # noqa: E402
+import training  # noqa: E402
 import worlds  # noqa: E402
-from conftest import BASE, NOVEL  # noqa: E402
+from conftest import BASE, NOVEL, in_processes, start_processes  # noqa: E402
 from data import GlobalBatches  # noqa: E402
+from table import make_annotations  # noqa: E402
 
-SMALL = ["--scale", "48", "54", "--short-side", "48", "--stride", "2", "--workers", "0", "--log-every", "1", "--warmup", "0"]
+SMALL = ("--scale 48 54 --short-side 48 --stride 2 --workers 0 --log-every 1 --warmup 0 "
+         "--device cpu --iterations 1 --batch-size 4").split()
 
 
 def flags(world, script, out, *more):
-    source = ["--csv", world / "align.csv"] if script is train_align else ["--dataset", "csv", "--data", world]
-    return [str(flag) for flag in ["--weights", world / "start.pth", *source, *SMALL, "--out", out, *more]]
+    source = (["--csv", world / "align.csv"] if script is train_align
+              else ["--dataset", "csv", "--data", world])
+    more = [part for text in more for part in (text.split() if isinstance(text, str) else [text])]
+    return [str(flag) for flag in ["--weights", world / "start.pth", *source, *SMALL, "--out", out,
+                                   *more]]
+
+
+def train(world, script, out, *more):
+    return script.train(script.parse_args(flags(world, script, out, *more)))
 
 
 def run(world, script, out, *more):
     """Train in this process; -> the checkpoint."""
-    return load(script.train(script.parse_args(flags(world, script, out, *more))))
-
-
-def command(world, script, out, *more, processes=1):
-    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *launch, str(ROOT / f"{script.__name__}.py"), *flags(world, script, out, *more)]
+    return load(train(world, script, out, *more))
 
 
 def environment():
@@ -61,24 +67,27 @@ def lines(out):
     return [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
 
 
-# ---------------------------------------------------------------- the same result, however it is run
+def losses(out):
+    return [line["loss"] for line in lines(out)]
+
+
+# ---------------------------------------------------------------- the same result however it is run
 
 @pytest.mark.parametrize("script", [train_align, train_finetune])
-def test_steps_on_two_processes_equal_those_of_one_on_the_same_global_batch(world, tmp_path, script):
-    recipe = ["--iterations", "2", "--batch-size", "6", "--lr", "0.001"]
-    one = run(world, script, tmp_path / "one", *recipe)
-    subprocess.run(command(world, script, tmp_path / "two", *recipe, processes=2), check=True, env=environment(), capture_output=True)
-    two = load(tmp_path / "two" / "last.pt")
-    start = {"model": load(world / "start.pth")["model"]}
+def test_steps_on_two_processes_equal_those_of_one_on_the_same_batch(world, tmp_path, script):
+    recipe = "--iterations 2 --batch-size 6 --lr 0.001"
+    one = run(world, script, tmp_path / "one", recipe)
+    in_processes(2, train, world, script, tmp_path / "two", recipe)
+    two, start = load(tmp_path / "two" / "last.pt"), {"model": load(world / "start.pth")["model"]}
     assert largest_difference(one, two) < 1e-5 < 1e-4 < largest_difference(one, start)
-    assert [line["loss"] for line in lines(tmp_path / "one")] == pytest.approx([line["loss"] for line in lines(tmp_path / "two")], rel=1e-4)
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-4)
 
 
 @pytest.mark.parametrize("script", [train_align, train_finetune])
 def test_gradient_accumulation_changes_nothing(world, tmp_path, script):
-    recipe = ["--iterations", "2", "--batch-size", "7", "--lr", "0.001"]
-    whole = run(world, script, tmp_path / "whole", *recipe)
-    parts = run(world, script, tmp_path / "parts", *recipe, "--accumulate", "3")
+    recipe = "--iterations 2 --batch-size 7 --lr 0.001"
+    whole = run(world, script, tmp_path / "whole", recipe)
+    parts = run(world, script, tmp_path / "parts", recipe, "--accumulate 3")
     assert largest_difference(whole, parts) < 1e-5
 
 
@@ -89,24 +98,25 @@ def mixed(world):
     scenes = [rng.integers(0, 255, (8, 48, 96, 3), np.uint8) for _ in range(24)]
     worlds.write_film(world / "wide.mp4", scenes)
     header, *rows = (world / "align.csv").read_text().splitlines()
-    moved = [",".join(["wide.mp4", *row.split(",")[1:]]) if i % 2 else row for i, row in enumerate(rows)]
+    moved = [",".join(["wide.mp4", *row.split(",")[1:]]) if i % 2 else row
+             for i, row in enumerate(rows)]
     (world / "mixed.csv").write_text("\n".join([header, *moved]) + "\n")
     return world / "mixed.csv"
 
 
-def test_clips_of_two_shapes_in_a_step_are_one_batch_on_one_process_and_on_two(world, mixed, tmp_path):
-    recipe = ["--csv", mixed, "--iterations", "2", "--batch-size", "6", "--lr", "0.001"]
+def test_clips_of_two_shapes_in_a_step_are_one_batch_however_divided(world, mixed, tmp_path):
+    recipe = "--csv", mixed, "--iterations 2 --batch-size 6 --lr 0.001"
     one = run(world, train_align, tmp_path / "one", *recipe)
-    subprocess.run(command(world, train_align, tmp_path / "two", *recipe, processes=2), check=True,
-                   env=environment(), capture_output=True)
+    in_processes(2, train, world, train_align, tmp_path / "two", *recipe)
     assert largest_difference(one, load(tmp_path / "two" / "last.pt")) < 1e-5
-    pieces = run(world, train_align, tmp_path / "pieces", *recipe, "--accumulate", "6")     # clip by clip
+    pieces = run(world, train_align, tmp_path / "pieces", *recipe, "--accumulate 6")  # clip by clip
     assert largest_difference(one, pieces) < 1e-5
-    assert lines(tmp_path / "one")[0]["loss"] == pytest.approx(lines(tmp_path / "two")[0]["loss"], rel=1e-5)
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-4)
 
 
-def test_a_run_with_two_shapes_that_is_stopped_resumes_to_the_same_bits(world, mixed, tmp_path, monkeypatch):
-    recipe = ["--csv", mixed, "--iterations", "6", "--batch-size", "4", "--save-every", "2", "--lr", "0.001"]
+def test_a_run_with_two_shapes_that_is_stopped_resumes_to_the_same_bits(world, mixed, tmp_path,
+                                                                        monkeypatch):
+    recipe = "--csv", mixed, "--iterations 6 --save-every 2 --lr 0.001"
     whole = run(world, train_align, tmp_path / "whole", *recipe)
     plain, calls = training.set_learning_rate, []
 
@@ -116,133 +126,131 @@ def test_a_run_with_two_shapes_that_is_stopped_resumes_to_the_same_bits(world, m
             raise KeyboardInterrupt
         plain(*args)
 
-    monkeypatch.setattr(training, "set_learning_rate", stop_at_step_4)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "set_learning_rate", stop_at_step_4)
         run(world, train_align, tmp_path / "stopped", *recipe)
-    monkeypatch.setattr(training, "set_learning_rate", plain)
     resumed = run(world, train_align, tmp_path / "stopped", *recipe, "--resume")
     assert largest_difference(whole, resumed) == 0
-    assert [line["loss"] for line in lines(tmp_path / "whole")] == [line["loss"] for line in lines(tmp_path / "stopped")]
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
 
 
 def test_loader_workers_change_no_bit(world, tmp_path):
-    recipe = ["--iterations", "3", "--batch-size", "4", "--lr", "0.001"]
-    alone = run(world, train_finetune, tmp_path / "alone", *recipe)
-    workers = run(world, train_finetune, tmp_path / "workers", *recipe, "--workers", "2")
+    recipe = "--iterations 3 --lr 0.001"
+    alone = run(world, train_finetune, tmp_path / "alone", recipe)
+    workers = run(world, train_finetune, tmp_path / "workers", recipe, "--workers 2")
     assert largest_difference(alone, workers) == 0
 
 
 @pytest.mark.parametrize("script", [train_align, train_finetune])
-def test_a_run_that_is_killed_resumes_to_the_same_bits_and_the_same_log(world, tmp_path, script):
-    recipe = ["--iterations", "8", "--batch-size", "4", "--save-every", "2", "--optimizer", "adamw", "--lr", "0.001"]
-    whole = subprocess.run(command(world, script, tmp_path / "whole", *recipe), env=environment(), capture_output=True)
-    assert whole.returncode == 0, whole.stderr
-    victim = subprocess.Popen(command(world, script, tmp_path / "killed", *recipe), env=environment(),
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / "last.pt").exists() and victim.poll() is None:
-        time.sleep(0.01)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    assert load(tmp_path / "killed" / "last.pt")["step"] < 8, "the run ended before it could be killed"
-    (tmp_path / "killed" / "log.jsonl").open("a").write('{"step": 3, "lo')            # a line cut short by the kill
-    resumed = subprocess.run(command(world, script, tmp_path / "killed", *recipe, "--resume"), env=environment(), capture_output=True)
-    assert resumed.returncode == 0, resumed.stderr
-    one, two = load(tmp_path / "whole" / "last.pt"), load(tmp_path / "killed" / "last.pt")
+def test_a_run_that_is_killed_resumes_to_the_same_bits_and_the_same_log(world, tmp_path, one_thread,
+                                                                        script):
+    recipe = "--iterations 8 --save-every 2 --optimizer adamw --lr 0.001"
+    one = run(world, script, tmp_path / "whole", recipe)
+    victim, = start_processes(1, train, world, script, tmp_path / "killed", recipe)
+    while not (tmp_path / "killed" / "last.pt").exists() and victim.is_alive():
+        time.sleep(0.001)
+    victim.kill()
+    victim.join()
+    assert load(tmp_path / "killed" / "last.pt")["step"] < 8, "the run ended before it was killed"
+    with open(tmp_path / "killed" / "log.jsonl", "a") as log:
+        log.write('{"step": 3, "lo')                         # a line cut short by the kill
+    two = run(world, script, tmp_path / "killed", recipe, "--resume")
     assert two["step"] == 8 and largest_difference(one, two) == 0
-    assert [(line["step"], line["loss"]) for line in lines(tmp_path / "whole")] == \
-           [(line["step"], line["loss"]) for line in lines(tmp_path / "killed")]
+    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(1, 9))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
 
 
 def test_two_nodes_of_which_a_worker_is_killed_finish_with_the_result_of_one(world, tmp_path):
-    recipe = ["--iterations", "30", "--batch-size", "4", "--save-every", "2", "--lr", "0.001", "--resume"]
-    alone = run(world, train_align, tmp_path / "alone", *recipe)
+    recipe = "--iterations 20 --save-every 2 --lr 0.001 --resume"
+    alone = run(world, train_align, tmp_path / "alone", recipe)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1", "--max-restarts", "3",
-              "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "two-nodes"]
-    script = [str(ROOT / "train_align.py"), *flags(world, train_align, tmp_path / "nodes", *recipe)]
+    launch = [sys.executable, *"-m torch.distributed.run --nnodes 2 --nproc_per_node 1".split(),
+              *"--max-restarts 3 --rdzv-backend c10d --rdzv-id two-nodes".split(),
+              "--rdzv-endpoint", f"localhost:{port}"]
+    script = [str(ROOT / "train_align.py"), *flags(world, train_align, tmp_path / "nodes", recipe)]
     logs = [tmp_path / "node0.log", tmp_path / "node1.log"]
-    # workers of a new attempt must not meet in the store of the old one, where the dead one's address still stands
+
+    def said():
+        return "".join(log.read_text() for log in logs)
+
+    # else workers of a new attempt meet in the old one's store, where the dead one still stands
     fresh_store = environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    nodes = [subprocess.Popen([*launch, *script], env=fresh_store, stdout=log.open("w"), stderr=subprocess.STDOUT,
-                              start_new_session=True) for log in logs]
+    nodes = [subprocess.Popen([*launch, *script], env=fresh_store, stdout=log.open("w"),
+                              stderr=subprocess.STDOUT, start_new_session=True) for log in logs]
     try:
         checkpoint = tmp_path / "nodes" / "last.pt"
         while not checkpoint.exists():
-            assert all(node.poll() is None for node in nodes), logs[0].read_text() + logs[1].read_text()
+            assert all(node.poll() is None for node in nodes), said()
             time.sleep(0.01)
-        worker = Path(f"/proc/{nodes[1].pid}/task/{nodes[1].pid}/children").read_text().split()[0]
-        os.kill(int(worker), signal.SIGKILL)
-        assert load(checkpoint)["step"] < 30, "the run ended before it could be killed"
-        assert [node.wait(120) for node in nodes] == [0, 0], logs[0].read_text() + logs[1].read_text()
+        children = Path(f"/proc/{nodes[1].pid}/task/{nodes[1].pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        assert load(checkpoint)["step"] < 20, "the run ended before it was killed"
+        assert [node.wait(120) for node in nodes] == [0, 0], said()
     finally:
         for node in nodes:
             if node.poll() is None:
                 os.killpg(node.pid, signal.SIGKILL)
     assert "exitcode: -9" in logs[1].read_text()
-    assert load(checkpoint)["step"] == 30 and largest_difference(alone, load(checkpoint)) < 1e-5
-    assert [line["step"] for line in lines(tmp_path / "nodes")] == list(range(1, 31))
+    assert load(checkpoint)["step"] == 20 and largest_difference(alone, load(checkpoint)) < 1e-5
+    assert [line["step"] for line in lines(tmp_path / "nodes")] == list(range(1, 21))
 
 
 def test_a_process_without_any_box_stays_in_step(world, tmp_path):
-    rows = (world / "align.csv").read_text().splitlines()
-    first = rows[1].split(",")
-    (world / "one_box.csv").write_text("\n".join([rows[0], rows[1], f"{first[0]},3.5"]))      # and a keyframe with nobody
-    recipe = ["--csv", world / "one_box.csv", "--iterations", "2", "--batch-size", "2", "--lr", "0.001"]
+    header, first, *_ = (world / "align.csv").read_text().splitlines()
+    nobody = f"{first.split(',')[0]},3.5"
+    (world / "one_box.csv").write_text("\n".join([header, first, nobody]))
+    recipe = "--csv", world / "one_box.csv", "--iterations 2 --batch-size 2 --lr 0.001"
     one = run(world, train_align, tmp_path / "one", *recipe)
-    subprocess.run(command(world, train_align, tmp_path / "two", *recipe, processes=2), check=True, env=environment(), capture_output=True)
+    in_processes(2, train, world, train_align, tmp_path / "two", *recipe)
     assert largest_difference(one, load(tmp_path / "two" / "last.pt")) < 1e-5
 
 
 # ---------------------------------------------------------------- what is trained, and by what
 
 def test_the_loss_falls_in_finetuning(world, tmp_path):
-    run(world, train_finetune, tmp_path / "out", "--iterations", "40", "--batch-size", "8", "--optimizer", "adamw", "--lr", "0.001")
-    losses = [line["loss"] for line in lines(tmp_path / "out")]
-    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    run(world, train_finetune, tmp_path / "out",
+        "--iterations 40 --optimizer adamw --lr 0.001")
+    fallen = losses(tmp_path / "out")
+    assert np.mean(fallen[-5:]) < 0.5 * fallen[0]
 
 
-def test_the_papers_sgd_from_tau_a_hundredth_brings_tau_up_and_the_loss_below_a_guess(world, tmp_path):
-    run(world, train_finetune, tmp_path / "out", "--iterations", "100", "--batch-size", "4", "--lr", "5e-4",
-        "--warmup", "10")
+def test_the_papers_sgd_brings_tau_up_from_a_hundredth_and_the_loss_below_a_guess(world, tmp_path):
+    run(world, train_finetune, tmp_path / "out", "--iterations 100 --lr 5e-4 --warmup 10")
     log = lines(tmp_path / "out")
-    guess = len(BASE) * 0.25 * math.log(2)               # every score one half
-    assert log[0]["loss"] > 3 * guess and np.mean([line["loss"] for line in log[-10:]]) < 0.8 * guess
+    guess = len(BASE) * 0.25 * math.log(2)                   # every score one half
+    assert log[0]["loss"] > 3 * guess and np.mean(losses(tmp_path / "out")[-10:]) < 0.8 * guess
     assert all(0.01 <= line["tau"] <= 0.5 for line in log) and log[9]["tau"] > 0.1
+    assert all(line["grad_norm"] > 0 for line in log)
 
 
 def test_alignment_trains_the_video_encoder_and_tau_but_no_text_weight(world, tmp_path):
-    before, after = load(world / "start.pth")["model"], run(world, train_align, tmp_path / "out", "--iterations", "1", "--lr", "0.01",
-                                                            "--batch-size", "4")["model"]
+    before = load(world / "start.pth")["model"]
+    after = run(world, train_align, tmp_path / "out", "--lr 0.01")["model"]
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith("text_encoder") for name in moved)
-    assert "temp" in moved and "vision_encoder.proj" in moved and "vision_encoder.conv1.weight" in moved
+    assert {"temp", "vision_encoder.proj", "vision_encoder.conv1.weight"} <= moved
 
 
 def test_finetuning_trains_the_text_encoder_unless_it_is_frozen(world, tmp_path):
-    before = load(world / "start.pth")["model"]
-    recipe = ["--iterations", "1", "--batch-size", "4", "--lr", "0.01"]
-    for frozen in (False, True):
-        after = run(world, train_finetune, tmp_path / str(frozen), *recipe, *["--freeze-text"] * frozen)["model"]
-        same = torch.equal(before["text_encoder.text_projection"], after["text_encoder.text_projection"])
-        assert same == frozen
+    name, before = "text_encoder.text_projection", load(world / "start.pth")["model"]
+    for frozen in ("", "--freeze-text"):
+        after = run(world, train_finetune, tmp_path / f"out{frozen}", "--lr 0.01", frozen)["model"]
+        assert torch.equal(before[name], after[name]) == bool(frozen)
 
 
 def test_each_sentence_is_encoded_once_in_a_run(world, tmp_path, monkeypatch):
-    encoded = []
-    plain = ovstad.ViCLIP.encode_text
-    monkeypatch.setattr(ovstad.ViCLIP, "encode_text", lambda self, texts: encoded.extend(texts) or plain(self, texts))
-    run(world, train_align, tmp_path / "out", "--iterations", "6", "--batch-size", "12", "--lr", "0.001")
+    encoded, plain = [], ovstad.ViCLIP.encode_text
+    monkeypatch.setattr(ovstad.ViCLIP, "encode_text",
+                        lambda self, texts: encoded.extend(texts) or plain(self, texts))
+    run(world, train_align, tmp_path / "out", "--iterations 6 --batch-size 12 --lr 0.001")
     assert len(encoded) == len(set(encoded)) and set(encoded) == set(BASE)
 
 
 def test_alignment_loss_takes_boxes_of_one_sentence_as_positives_of_each_other(world, tmp_path):
     """The first step's loss, worked out from the model's own features with a plain double loop."""
-    args = train_align.parse_args(flags(world, train_align, tmp_path / "out", "--iterations", "1", "--batch-size", "6"))
-    train_align.train(args)
-    import data
-    torch.manual_seed(0)
+    run(world, train_align, tmp_path / "out", "--batch-size 6")
     model = ovstad.load_model(str(world / "start.pth"))[0]
     dataset = data.ClipDataset(data.read_csv(world / "align.csv"), 4, 2, patch=8)
     items = next(iter(GlobalBatches(len(dataset), 6, 1, scale=(48, 54))))
@@ -251,7 +259,8 @@ def test_alignment_loss_takes_boxes_of_one_sentence_as_positives_of_each_other(w
     true = {(box, dataset.texts[text]) for box, text in batch["labels"].tolist()}
     with torch.no_grad():
         f_global, f_map = model.encode_video(data.normalise(batch["video"], batch["jitter"]))
-        f_region, f_text = model.region_features(f_map, batch["boxes"]), model.encode_text(sentences)
+        f_region = model.region_features(f_map, batch["boxes"])
+        f_text = model.encode_text(sentences)
         clips = [b for b, boxes in enumerate(batch["boxes"]) for _ in boxes]
         total = 0.0
         for i, b in enumerate(clips):
@@ -259,70 +268,86 @@ def test_alignment_loss_takes_boxes_of_one_sentence_as_positives_of_each_other(w
             for j, sentence in enumerate(sentences):
                 z = (torch.cosine_similarity(fused, f_text[j], dim=0) / model.temp).item()
                 s = 1 / (1 + math.exp(-z))
-                total -= (1 - s) ** 2 * math.log(s) if (i, sentence) in true else s ** 2 * -(z + math.log1p(math.exp(-z)))
+                total -= ((1 - s) ** 2 * math.log(s) if (i, sentence) in true
+                          else s ** 2 * -(z + math.log1p(math.exp(-z))))
     assert len(sentences) < len(clips), "some boxes share a sentence"
-    assert lines(tmp_path / "out")[0]["loss"] == pytest.approx(total / len(clips), rel=1e-3)
+    assert losses(tmp_path / "out")[0] == pytest.approx(total / len(clips), rel=1e-3)
 
 
 def test_the_checkpoint_describes_itself_and_loads_without_code(world, tmp_path):
-    record = run(world, train_finetune, tmp_path / "out", "--iterations", "1", "--batch-size", "4", "--beta", "0.5")
-    assert record["arch"] == "toy" and record["stage"] == "finetune" and record["step"] == 1 and record["beta"] == 0.5
-    assert record["base"] == record["classes"] == sorted(BASE) and record["novel"] == NOVEL
-    assert record["prompt"] == "a person {}" and record["args"]["dataset"] == "csv" and record["short_side"] == 48
-    model, _ = ovstad.load_model(str(tmp_path / "out" / "last.pt"))
-    assert model.arch == "toy"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["curve.png", "last.pt", "log.jsonl"]
+    record = run(world, train_finetune, tmp_path / "out", "--beta 0.5", "--prompt", Path("{a} {}"))
+    expected = {"arch": "toy", "stage": "finetune", "step": 1, "beta": 0.5, "short_side": 48,
+                "base": sorted(BASE), "classes": sorted(BASE), "novel": NOVEL, "stride": 2,
+                "prompt": "{a} {}"}                          # other braces are just braces
+    assert {name: record[name] for name in expected} == expected
+    assert record["args"]["dataset"] == "csv"
+    assert ovstad.load_model(str(tmp_path / "out" / "last.pt"))[0].arch == "toy"
+    assert sorted(os.listdir(tmp_path / "out")) == ["curve.png", "last.pt", "log.jsonl"]
 
 
 def test_learning_rate_warms_up_linearly_and_falls_to_zero_as_a_cosine():
     rates = [training.learning_rate(step, 1.0, 10, 110) for step in (0, 4, 9, 10, 60, 109)]
-    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.5 * (1 + math.cos(math.pi * 0.99))])
+    last = 0.5 * (1 + math.cos(math.pi * 0.99))
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, last])
 
 
 def test_learning_rate_in_steps_is_a_tenth_from_five_and_seven_ninths_on_and_constant_stays():
-    rates = [training.learning_rate(step, 1.0, 10, 900, "step") for step in (0, 9, 499, 500, 699, 700, 899)]
+    steps = (0, 9, 499, 500, 699, 700, 899)
+    rates = [training.learning_rate(step, 1.0, 10, 900, "step") for step in steps]
     assert rates == pytest.approx([0.1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     assert training.learning_rate(899, 0.5, 10, 900, "constant") == 0.5
 
 
-@pytest.mark.parametrize("flag, moves", [([], True), (["--tau-lr", "0"], False), (["--tau-lr", "0.5"], True)])
-def test_tau_is_learned_at_the_base_rate_at_its_own_or_kept(world, tmp_path, flag, moves):
-    after = run(world, train_align, tmp_path / "out", "--iterations", "1", "--lr", "1e-6", "--batch-size", "4", *flag)
-    change = abs(after["model"]["temp"].item() - 0.01)
-    assert (change > 1e-8) == moves
-    if flag == ["--tau-lr", "0.5"]:                          # one step of SGD: in proportion to the rate
-        base = run(world, train_align, tmp_path / "base", "--iterations", "1", "--lr", "1e-6", "--batch-size", "4")
-        assert change > 1000 * abs(base["model"]["temp"].item() - 0.01) or after["model"]["temp"].item() == 0.5
+def test_tau_is_learned_at_the_base_rate_at_its_own_or_kept(world, tmp_path):
+    def moved(flag: str) -> float:
+        after = run(world, train_align, tmp_path / f"out{flag}", "--lr 1e-6", flag)
+        return abs(after["model"]["temp"].item() - 0.01)
 
-
-def test_the_log_shows_tau_and_the_gradient_norm_of_the_video_encoder(world, tmp_path):
-    run(world, train_finetune, tmp_path / "out", "--iterations", "2", "--batch-size", "4")
-    assert all(line["tau"] > 0 and line["grad_norm"] > 0 for line in lines(tmp_path / "out"))
+    base = moved("")
+    assert moved("--tau-lr 0") < 1e-8 < base                 # SGD's step, in proportion to the rate
+    assert moved("--tau-lr 1e-5") == pytest.approx(10 * base, rel=0.01)
 
 
 def test_a_rehearsal_prints_its_lines_and_writes_nothing(world, tmp_path, capsys):
-    args = flags(world, train_finetune, tmp_path / "out", "--iterations", "5", "--batch-size", "4", "--rehearse")
-    assert train_finetune.train(train_finetune.parse_args(args)) is None
+    assert train(world, train_finetune, tmp_path / "out", "--iterations 5 --rehearse") is None
     out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()[-7:]] == ["rehearsal", "loss", "tau", "gradients", "data", "speed", "to"]
-    assert "100% of those annotated" in out and "a uniform guess has 1.56" in out           # 9 log(2) / 4
-    assert not (tmp_path / "out").exists()
+    assert [line.split()[0] for line in out.splitlines()[-7:]] == [
+        "rehearsal", "loss", "tau", "gradient", "data", "speed", "to"]
+    assert "100% of those annotated" in out and "uniform guess has 1.56" in out       # 9 log(2) / 4
+    assert "rehearsal of 5 steps" in out and not (tmp_path / "out").exists()
+    assert train(world, train_align, tmp_path / "out", "--iterations 2 --rehearse") is None
 
 
 def test_pairs_that_name_a_novel_class_are_left_out_or_refused(world, tmp_path, capsys):
-    (tmp_path / "novel.txt").write_text("waving\nrun\n")
-    out = run(world, train_align, tmp_path / "out", "--iterations", "1", "--batch-size", "4", "--novel", tmp_path / "novel.txt")
+    novel = tmp_path / "novel.txt"
+    novel.write_text("waving\nrun\nclapping, loudly\n")      # a name, not the first word of one
+    out = run(world, train_align, tmp_path / "out", "--novel", novel)
     told = re.search(r"left out (\d+) of (\d+) pairs", capsys.readouterr().err)
     waving = (world / "align.csv").read_text().count(",waving")
     assert out["step"] == 1 and int(told[1]) == waving > 0, "'running' does not name 'run'"
     with pytest.raises(ValueError, match="pairs name a novel class, the first being 'waving'"):
-        run(world, train_align, tmp_path / "no", "--iterations", "1", "--novel", tmp_path / "novel.txt", "--strict")
+        run(world, train_align, tmp_path / "no", "--strict", "--novel", novel)
+    with pytest.raises(ValueError, match="--strict: goes with --novel"):
+        run(world, train_align, tmp_path / "no", "--strict")
 
 
 def test_a_novel_class_that_no_file_of_the_set_has_is_a_typo(world, tmp_path):
-    (tmp_path / "novel.txt").write_text(NOVEL[0] + "\n" + NOVEL[1] + "x\n")
+    novel = tmp_path / "novel.txt"
+    novel.write_text(NOVEL[0] + "\n" + NOVEL[1] + "x\n")
     with pytest.raises(ValueError, match=rf"novel.txt:2: '{NOVEL[1]}x' is not a class of csv"):
-        run(world, train_finetune, tmp_path / "out", "--iterations", "1", "--novel", tmp_path / "novel.txt")
+        run(world, train_finetune, tmp_path / "out", "--novel", novel)
+
+
+def test_the_next_command_names_data_that_is_there(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lone.csv").write_text("x")
+    monkeypatch.setattr(train_align, "train", lambda args: "runs/align/last.pt")
+    for csv, data_flags in ((world / "align.csv", f"csv --data {world}"),
+                            (tmp_path / "lone.csv", "ucf101-24|ava|csv --data DIR")):
+        monkeypatch.setattr(sys, "argv", ["train_align.py", "--csv", str(csv)])
+        train_align.main()
+        assert capsys.readouterr().out.splitlines()[-1] == (
+            f"next: python train_finetune.py --weights runs/align/last.pt --dataset {data_flags}")
 
 
 # ---------------------------------------------------------------- the global batches
@@ -336,17 +361,19 @@ def test_batches_of_all_processes_together_are_those_of_one():
 def test_one_short_side_for_all_clips_of_a_step_whatever_the_processes():
     one = list(GlobalBatches(10, 6, 40, seed=3, scale=(256, 320)))
     two = list(GlobalBatches(10, 6, 40, seed=3, rank=1, world=2, scale=(256, 320)))
-    sides = [{side for *_, side in batch} for batch in one]
-    assert all(len(side) == 1 for side in sides) and sides == [{side for *_, side in batch} for batch in two]
-    assert len(set.union(*sides)) > 20 and min(map(min, sides)) >= 256 and max(map(max, sides)) <= 320
+    sides, others = ([{side for *_, side in batch} for batch in batches] for batches in (one, two))
+    assert all(len(side) == 1 for side in sides) and sides == others
+    drawn = set.union(*sides)
+    assert len(drawn) > 20 and min(drawn) >= 256 and max(drawn) <= 320
 
 
 def test_batches_from_a_later_step_are_those_of_the_whole_run():
-    assert list(GlobalBatches(7, 4, 9, seed=1))[5:] == list(GlobalBatches(7, 4, 9, seed=1, start=5))
+    whole = list(GlobalBatches(7, 4, 9, seed=1))
+    assert whole[5:] == list(GlobalBatches(7, 4, 9, seed=1, start=5))
 
 
 def test_every_sample_comes_once_an_epoch_with_a_seed_of_its_own():
-    items = [item for batch in GlobalBatches(6, 4, 6) for item in batch]                # 24 places: 4 epochs of 6
+    items = [item for batch in GlobalBatches(6, 4, 6) for item in batch]             # 4 epochs of 6
     for epoch in range(4):
         assert sorted(index for index, _, _ in items[6 * epoch:6 * epoch + 6]) == list(range(6))
     assert len({seed for _, seed, _ in items}) == 24
@@ -354,40 +381,58 @@ def test_every_sample_comes_once_an_epoch_with_a_seed_of_its_own():
 
 # ---------------------------------------------------------------- what stops a run, in one line
 
-def fails(world, script, out, *more):
-    result = subprocess.run(command(world, script, out, *more), env=environment(), capture_output=True, text=True)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert result.returncode == 2 and len(errors) == 1 and "Traceback" not in result.stderr, result.stderr
-    return errors[0]
-
-
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_clips(world, tmp_path):
-    error = fails(world, train_align, tmp_path / "out", "--lr", "1e20", "--iterations", "9",
-                  "--batch-size", "2", "--log-every", "6")
-    assert re.search(r"loss is (nan|inf) at step 2, on these clips: align/\d+.mp4", error)
-    assert not (tmp_path / "out" / "last.pt").exists()
+    with pytest.raises(ValueError,
+                       match=r"loss is (nan|inf) at step 2, on these clips: align/\d+.mp4"):
+        run(world, train_align, tmp_path, "--lr 1e20 --iterations 9 --batch-size 2 --log-every 6")
+    assert not (tmp_path / "last.pt").exists()
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(world, tmp_path):
-    recipe = ["--iterations", "1", "--batch-size", "2"]
-    run(world, train_align, tmp_path / "out", *recipe)
+    run(world, train_align, tmp_path)
     with pytest.raises(ValueError, match="--resume"):
-        run(world, train_align, tmp_path / "out", *recipe)
+        run(world, train_align, tmp_path)
     with pytest.raises(ValueError, match="--beta 0.3, not 1.0"):
-        run(world, train_align, tmp_path / "out", *recipe, "--resume", "--beta", "1")
+        run(world, train_align, tmp_path, "--resume --beta 1")
 
 
 def test_a_file_that_is_no_run_is_not_resumed(world, tmp_path):
     (tmp_path / "last.pt").write_bytes((world / "start.pth").read_bytes())
     with pytest.raises(ValueError, match="holds weights, but no run to go on with"):
-        run(world, train_align, tmp_path, "--iterations", "1", "--batch-size", "2", "--resume")
+        run(world, train_align, tmp_path, "--resume")
 
 
-@pytest.mark.parametrize("flag", ["--batch-size", "--iterations", "--accumulate", "--log-every", "--stride"])
-def test_numbers_below_one_are_refused(flag, capsys):
-    with pytest.raises(SystemExit) as stop:
-        train_align.parse_args([flag, "0"])
-    assert stop.value.code == 2 and f"argument {flag}: 0 is not 1 or more" in capsys.readouterr().err
+@pytest.mark.parametrize("script, cases", [
+    (train_align, "--batch-size 0, --iterations 0.5, --accumulate 0, --log-every 0, --stride 0, "
+     "--save-every -1, --frames x, --crop 0, --short-side -1, --gamma -1, --gamma nan, --lr nan, "
+     "--tau-lr -1, --momentum 2, --lr -1, --weight-decay inf, --beta 2, --warmup -1, --workers -1, "
+     "--seed -1, --seed 4294967296, --fraction nan, --fraction 1.5"),
+    (train_finetune, "--score nan, --score 2"),
+    (detect_humans, "--every 0, --every nan, --validate -1, --lr nan")])
+def test_numbers_that_mean_nothing_are_refused_with_what_is_expected(script, cases, capsys):
+    for case in cases.split(", "):
+        flag, value = case.split()
+        with pytest.raises(SystemExit) as stop:
+            script.parse_args([f"{flag}={value}"])
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert stop.value.code == 2, case
+        assert re.search(f"argument {flag}: {value} is not a (whole )?number (from|of)", last), last
+
+
+def test_a_learning_rate_of_zero_is_zero_in_the_detectors_finetuning_too(monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def stop(detector, args):
+        assert args.lr == 0
+        raise Stop
+
+    table = make_annotations(["v"], ["a"], [0], [0], [[0, 0, 1, 1]], [0], files=["v.mp4"])
+    monkeypatch.setattr(training, "make_optimizer", stop)
+    monkeypatch.setattr(data, "read_dataset", lambda **flags: table)
+    args = "--finetune --detector toy --detector-weights random --lr 0 --validate 0 --device cpu"
+    with pytest.raises(Stop):
+        detect_humans.train(detect_humans.parse_args(args.split()))
 
 
 def test_a_full_disk_is_an_error_in_one_line_and_leaves_the_old_checkpoint(tmp_path):
@@ -401,61 +446,72 @@ def test_a_full_disk_is_an_error_in_one_line_and_leaves_the_old_checkpoint(tmp_p
 def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path):
     engine.save_checkpoint(tmp_path / "last.pt", {"model": {"w": torch.ones(2)}, "step": 1})
     with pytest.raises(ValueError, match="not finite after step 2"):
-        engine.save_checkpoint(tmp_path / "last.pt", {"model": {"w": torch.tensor([1.0, math.inf])}, "step": 2})
+        engine.save_checkpoint(tmp_path / "last.pt",
+                               {"model": {"w": torch.tensor([1.0, math.inf])}, "step": 2})
     assert load(tmp_path / "last.pt")["step"] == 1
 
 
 def test_processes_that_would_train_on_different_things_are_stopped():
     class Two(engine.Process):
         def gather(self, value):
-            return [value, (5, *value[1:])]                  # the other machine has a checkpoint of step 5
+            return [value, (5, *value[1:])]                  # the other has a checkpoint of step 5
 
     class Set(list):
         texts = ["a person waving"]
 
     training.check_agreement(engine.Process(0, 1, torch.device("cpu")), 3, Set([1, 2]))
     training.check_agreement(Two(0, 2, torch.device("cpu")), 5, Set([1, 2]))
-    with pytest.raises(ValueError, match=r"disagree .*\[\(3, 2, 1\), \(5, 2, 1\)\]; every machine needs the same --out"):
+    with pytest.raises(ValueError, match=r"disagree .*\[\(3, 2, 1\), \(5, 2, 1\)\]; every machine"):
         training.check_agreement(Two(0, 2, torch.device("cpu")), 3, Set([1, 2]))
 
 
-def test_braces_in_a_prompt_are_just_braces(world, tmp_path):
-    assert run(world, train_finetune, tmp_path / "out", "--iterations", "1", "--batch-size", "2", "--prompt", "{a} {}")["prompt"] == "{a} {}"
-
-
 def test_a_batch_that_does_not_divide_among_the_processes_is_refused():
-    with pytest.raises(ValueError, match="--batch-size 5 is global and must divide among 2 processes"):
+    with pytest.raises(ValueError, match="--batch-size 5 is global and must divide among 2 proc"):
         GlobalBatches(10, 5, 1, world=2)
 
 
 def test_an_unreadable_video_is_named_once_and_training_goes_on(world, tmp_path, capfd):
     (world / "broken.mp4").write_bytes(b"not a video")
     rows = (world / "align.csv").read_text().splitlines()
-    (world / "some_broken.csv").write_text("\n".join([*rows, "broken.mp4,1,0.1,0.1,0.5,0.9,waving,0", "broken.mp4,2,0.1,0.1,0.5,0.9,waving,0"]))
-    run(world, train_align, tmp_path / "out", "--csv", world / "some_broken.csv", "--iterations", "7", "--batch-size", "8")
+    rows += [f"broken.mp4,{second},0.1,0.1,0.5,0.9,waving,0" for second in (1, 2)]
+    (world / "some_broken.csv").write_text("\n".join(rows))
+    run(world, train_align, tmp_path, "--csv", world / "some_broken.csv",
+        "--iterations 7 --batch-size 8")
     named = [line for line in capfd.readouterr().err.splitlines() if "skipped broken.mp4" in line]
     assert len(named) == len(set(named)) == 2
 
 
-def test_mostly_unreadable_videos_stop_the_run(world, tmp_path):
+def test_mostly_unreadable_videos_stop_the_run_in_one_line(world, tmp_path):
     (world / "broken.mp4").write_bytes(b"not a video")
-    (world / "broken.csv").write_text("\n".join(f"broken.mp4,{second},0.1,0.1,0.5,0.9,waving" for second in range(80)))
-    error = fails(world, train_align, tmp_path / "out", "--csv", world / "broken.csv", "--iterations", "50", "--batch-size", "16")
-    assert "64 of 64 clips could not be read" in error and "check_data.py" in error
+    (world / "broken.csv").write_text("\n".join(f"broken.mp4,{second},0.1,0.1,0.5,0.9,waving"
+                                                for second in range(80)))
+    command = [sys.executable, str(ROOT / "train_align.py"),
+               *flags(world, train_align, tmp_path / "out", "--csv", world / "broken.csv",
+                      "--iterations 50 --batch-size 16")]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert result.returncode == 2 and len(errors) == 1 and "Traceback" not in result.stderr
+    assert "64 of 64 clips could not be read" in errors[0] and "check_data.py" in errors[0]
 
 
 @pytest.mark.parametrize("script, wrong, message", [
-    (train_align, ["--fraction", "0"], "--fraction 0"), (train_finetune, ["--beta", "2"], "--beta 2 is not in [0, 1]"), (train_align, ["--csv", "nothing.csv"], "nothing.csv"),
-    (train_align, ["--weights", "nothing.pt"], "no such weights file"), (train_align, ["--crop", "48", "--scale", "40", "54"], "MIN not below the crop"),
-    (train_align, ["--scale", "60", "54"], "expected MIN <= MAX"), (train_align, ["--arch", "ViT-L/14"], "weights tell their own size"),
-    (train_finetune, ["--dataset", "ucf101-24", "--csv", "my.csv"], "goes with --dataset csv"),
-    (train_align, ["--crop", "50"], "must be a multiple of the patch"), (train_finetune, ["--prompt", "a person"], "write {}"),
-    (train_finetune, ["--device", "cuda:7"], "no CUDA GPU"), (train_finetune, ["--device", "mps"], "give cpu, cuda or cuda:N"),
-    (train_finetune, ["--proposals", "nothing.csv"], "nothing.csv")])
+    (train_align, "--fraction 0", "fraction 0.0 is not in (0, 1]"),
+    (train_align, "--csv nothing.csv", "nothing.csv"),
+    (train_align, "--weights nothing.pt", "no such weights file"),
+    (train_align, "--crop 48 --scale 40 54", "MIN not below the crop"),
+    (train_align, "--scale 60 54", "expected MIN <= MAX"),
+    (train_align, "--arch ViT-L/14", "weights tell their own size"),
+    (train_align, "--crop 50", "must be a multiple of the patch"),
+    (train_align, "--warmup 9 --iterations 9", "must be shorter than --iterations 9"),
+    (train_finetune, "--dataset ucf101-24 --csv my.csv", "goes with --dataset csv"),
+    (train_finetune, "--prompt person", "write {}"),
+    (train_finetune, "--device cuda:7", "no CUDA GPU"),
+    (train_finetune, "--device mps", "give cpu, cuda or cuda:N"),
+    (train_finetune, "--proposals nothing.csv", "nothing.csv")])
 def test_wrong_flags_are_explained(world, tmp_path, script, wrong, message):
-    if "--device" in wrong and torch.cuda.is_available():
+    if "cuda" in wrong and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises((ValueError, OSError)) as error:
-        script.train(script.parse_args(flags(world, script, tmp_path / "out", *wrong)))
+        train(world, script, tmp_path / "out", wrong)
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
