@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_kind, field, load_json, numbers_of, replacing
+from formats.files import check_kind, field, four_numbers, load_json, replacing
 from video import open_video
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
@@ -193,7 +193,7 @@ def read_coco(path) -> list[Labelled]:
     for i, one in enumerate(field(content, "annotations", list, path)):
         where = f"{path}: annotation {i}"
         video, frame = known(one, "image_id", images, where)
-        box = numbers_of(field(one, "bbox", list, where), f"{where}: bbox", "[x, y, width, height]")
+        box = four_numbers(field(one, "bbox", list, where), f"{where}: bbox", "[x, y, width, height]")
         attributes = one.get("attributes") or {}
         check_kind(attributes, dict, f"{where}: attributes")
         track = next((f"track {field(source, key, (int, str), where)}" for source in (one, attributes)

@@ -1,4 +1,4 @@
-"""Reading files that may be wrong: CSV, JSON, pickles of strangers, and where official files lie."""
+"""Reading files that may be wrong: rows, label maps, JSON, strangers' pickles; finding files."""
 
 import csv
 import gzip
@@ -8,8 +8,10 @@ import pickle
 import re
 import zlib
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count, islice, zip_longest
 from pathlib import Path
 
@@ -17,126 +19,134 @@ import numpy as np
 from tqdm import tqdm
 
 
-# ---------------------------------------------------------------- faults, in one line
+# ---------------------------------------------------------------- rows in AVA's layout
 
-def complain(path, lines, bad: np.ndarray, message) -> None:
-    """ValueError "path:line: message(row)" if any of n rows is bad (n,), with the number of the others."""
-    if bad.any():
-        row, more = int(bad.argmax()), int(bad.sum()) - 1
-        raise ValueError(f"{path}:{lines[row]}: {message(row)}" + (f" (and {more} rows more)" if more else ""))
+@dataclass
+class Rows:
+    """n rows of a file such as video,keyframe,x1,y1,x2,y2,text,person, in its order."""
+
+    path: Path
+    lines: np.ndarray                       # (n,) where each stands in the file
+    videos: list[str]
+    video: np.ndarray                       # (n,) int32, index into `videos`
+    keyframe: np.ndarray                    # (n,) float64, as the file counts
+    box: np.ndarray                         # (n, 4) float64, zeros where nobody is
+    score: np.ndarray                       # (n,) float64, the last column
+    nobody: np.ndarray | None = None        # (n,) bool: a keyframe without a box
+    texts: list[str] | None = None
+    text: np.ndarray | None = None          # (n,) int32, index into `texts`
+    person: np.ndarray | None = None        # (n,) int32 or -1, the last column; None: there is none
+
+    def complain(self, bad: np.ndarray, message: Callable[[int], str]) -> None:
+        """ValueError "path:line: message(row)" at the first bad row, with the number of others."""
+        if bad.any():
+            row, more = int(bad.argmax()), int(bad.sum()) - 1
+            raise ValueError(f"{self.path}:{self.lines[row]}: {message(row)}"
+                             + f" (and {more} rows more)" * bool(more))
+
+    def box_in_words(self, row: int) -> str:
+        return f"box {', '.join(f'{x:g}' for x in self.box[row])}"
+
+    def check_boxes(self, order: str = "<") -> None:
+        """ValueError where a box is not in [0, 1], or its corners not in order ("": in any)."""
+        # the table keeps float32
+        box, people = self.box.astype(np.float32) if order == "<" else self.box, ~self.nobody
+        self.complain(people & ~((0 <= box) & (box <= 1)).all(axis=1), lambda row:
+                      f"{self.box_in_words(row)} is outside [0, 1]; divide pixels by the picture's "
+                      "width and height, and cut boxes at its border")
+        if order:
+            compare = np.less if order == "<" else np.less_equal
+            self.complain(people & ~compare(box[:, :2], box[:, 2:]).all(axis=1), lambda row:
+                          f"{self.box_in_words(row)} is not x1 {order} x2, y1 {order} y2")
+
+    def check_unit(self) -> None:
+        """ValueError where a box is in pixels: others overshoot [0, 1] by a little at most."""
+        self.complain(((self.box < -0.5) | (self.box > 1.5)).any(axis=1), lambda row:
+                      f"{self.box_in_words(row)} looks like pixels; expected xyxy in [0, 1]: "
+                      "divide x by the picture's width, y by its height")
+
+    def check_times(self, frames: bool = False) -> None:
+        """ValueError where a keyframe is no second, or no frame number (these count from 1)."""
+        time = self.keyframe                                   # float32 keeps whole numbers to 2^24
+        bad = ~((time >= frames) & (time < 2 ** 24)) | frames & (time != np.rint(time))
+        what = "a frame number, 1 or more" if frames else "a time in seconds, 0 or more"
+        self.complain(bad, lambda row: f"keyframe {time[row]:g} is not {what}")
+
+    def action_ids(self) -> list[int]:
+        """The id that each of the `texts` is, 0 for "" where nobody is."""
+        ids = [int(text) if re.fullmatch("[0-9]{1,9}", text) else 0 for text in self.texts]
+        self.complain(~self.nobody & (np.array(ids, int) < 1)[self.text], lambda row:
+                      f"action id {self.texts[self.text[row]]!r} is not a whole number, 1 or more"
+                      + " (is this a file of proposals?)" * (not self.texts[self.text[row]]))
+        return ids
 
 
-def check_boxes(path, lines, box: np.ndarray, order: str = "<") -> None:
-    """ValueError at the first of (n, 4) boxes outside [0, 1], or whose corners are not in order ("": in any)."""
-    def words(row):
-        return f"box {', '.join(f'{x:g}' for x in box[row])}"
+def read_rows(path, layout: str, frames: bool = False, may_be_empty: bool = False) -> Rows:
+    """The rows of a CSV, plain or .gz; ValueError with the line of what is wrong.
 
-    complain(path, lines, ~((0 <= box) & (box <= 1)).all(axis=1), lambda row: f"{words(row)} is outside [0, 1]; "
-             "divide pixels by the picture's width and height, and cut boxes at its border")
-    if order:
-        compare = np.less if order == "<" else np.less_equal
-        complain(path, lines, ~compare(box[:, :2], box[:, 2:]).all(axis=1),
-                 lambda row: f"{words(row)} is not x1 {order} x2, y1 {order} y2")
-
-
-def check_unit(path, lines, box: np.ndarray) -> None:
-    """ValueError at the first of (n, 4) boxes that are in pixels: others overshoot [0, 1] by a little at most."""
-    complain(path, lines, ((box < -0.5) | (box > 1.5)).any(axis=1),
-             lambda row: f"box {box[row].tolist()} looks like pixels; expected xyxy in [0, 1]: "
-             "divide x by the picture's width, y by its height")
-
-
-def check_pixels(path, box: np.ndarray) -> None:
-    """ValueError if (n, 4) boxes of a format that has pixels are all in [0, 1]."""
-    if len(box) and box.max() > 0 and np.abs(box).max() <= 1.5:
-        raise ValueError(f"{path}: its boxes are in [0, 1]; expected pixels")
-
-
-def check_times(path, lines, keyframe: np.ndarray, frames: bool = False) -> None:
-    """ValueError at the first of (n,) keyframes that is no second, or no frame number, which files count from 1."""
-    good = (keyframe >= frames) & (keyframe < 2 ** 24)         # as float32 keeps whole numbers
-    what = "a frame number, 1 or more" if frames else "a time in seconds, 0 or more"
-    complain(path, lines, ~good | (frames and keyframe != np.rint(keyframe)),
-             lambda row: f"keyframe {keyframe[row]:g} is not {what}")
-
-
-def whole_numbers(path, lines, values: np.ndarray, what: str) -> np.ndarray:
-    """Optional whole numbers (n,) float64, NaN where there is none, as (n,) int32, there -1."""
-    good = (values == np.rint(values)) & (np.abs(values) < 2 ** 31) | np.isnan(values)
-    complain(path, lines, ~good,
-             lambda row: f"{what} {values[row]:.17g} is not a whole number of at most nine digits")
-    return np.nan_to_num(values, nan=-1).astype(np.int32)
-
-
-def listed(path, lines, bad: np.ndarray, reason: str) -> list[str]:
-    """Faults "file:line: reason" of the bad rows (n,) of an official file: the first 100, and how many more."""
-    rows = np.flatnonzero(bad)
-    more = [f"{Path(path).name}: {len(rows) - 100} rows more: {reason}"] if len(rows) > 100 else []
-    return [f"{Path(path).name}:{lines[row]}: {reason}" for row in rows[:100]] + more
-
-
-# ---------------------------------------------------------------- CSV and lists
-
-def read_columns(path, layout: str, texts: tuple[str, ...] = ("video",)) -> tuple[np.ndarray, dict, dict]:
-    """Columns of a CSV, plain or .gz, by the names in its layout: lines (n,), texts and numbers.
-
-    The layout, which errors repeat, is such as "video,second,x1,y1,x2,y2,text[,person] or
-    video,second": a row has one of its forms, a column in brackets may be left out, one without a
-    name is skipped. A text column is its distinct cells and an index into them (n,) int32; a number
-    is (n,) float64, and "box" (n, 4) holds x1,y1,x2,y2. What a row does not have is "" or NaN.
+    layout, which errors repeat: such as "video,keyframe,x1,y1,x2,y2,text[,person] or video,keyframe",
+    the forms of a row; the column in brackets may be left out. A header names exactly these columns.
+    frames: keyframes are frame numbers.
     """
-    long, short = (layout.split(" or ") * 2)[:2]
-    names, must = (re.sub(pattern, "", long).split(",") for pattern in (r"[\[\]]", r"\[.*\]"))
-    widths, short = {len(names), len(must), short.count(",") + 1}, re.sub(r"\[.*\]", "", short).split(",")
-    index = {name: defaultdict(count().__next__) for name in texts}
-    numeric = [name for name in names if name and name not in texts]
-    lines, labels = [no_lines := np.zeros(0, np.int64)], [np.zeros((len(texts), 0), np.int32)]
-    numbers = [np.zeros((len(numeric), 0))]
+    long, _, short = layout.partition(" or ")
+    names = re.sub(r"[\[\]]", "", long).split(",")
+    widths = {len(names), *(form.count(",") + 1 for form in (long.split("[")[0], short or long))}
+    videos, texts = defaultdict(count().__next__), defaultdict(count().__next__)
+    parts = [(np.zeros(0, np.int64), np.zeros((2, 0), np.int32), np.zeros((6, 0)))]
     for line, rows in csv_rows(path):
-        if lines[-1] is no_lines and is_header(rows[0], names, widths):
+        if len(parts) == 1 and is_header(rows[0], names, widths):
             line, rows = line[1:], rows[1:]
         if not set(map(len, rows)) <= widths:
             at, row = next((at, row) for at, row in zip(line, rows) if len(row) not in widths)
             raise ValueError(f"{path}:{at}: {len(row)} columns; expected {layout}")
-        column = dict(zip_longest(names, zip_longest(*rows, fillvalue=""), fillvalue=("",) * len(rows)))
-        lines.append(line)
-        label = [list(map(index[name].__getitem__, map(str.strip, column[name]))) for name in texts]
-        labels.append(np.array(label, np.int32).reshape(len(texts), len(rows)))
+        cells = list(zip_longest(*rows, fillvalue=""))
+        cells += [("" if i == 6 else "nan",) * len(rows) for i in range(len(cells), 8)]
+        label = [list(map(index.__getitem__, map(str.strip, cells[i])))
+                 for index, i in ((videos, 0), (texts, 6))]
         try:
-            numbers.append(np.array([column[name] for name in numeric], np.float64))
-        except ValueError:
-            numbers.append([[number_in(cell, path, at, layout) for cell, at in zip(column[name], line)]
-                            for name in numeric])
-    lines = np.concatenate(lines)
-    labels, numbers = np.concatenate(labels, axis=1), np.concatenate(numbers, axis=1)
+            number = np.array([*cells[1:6], cells[7]], np.float64)
+        except ValueError:                                     # of an empty cell, or of a word
+            number = np.array([[number_in(cell, path, at, layout) for cell, at in zip(column, line)]
+                               for column in (*cells[1:6], cells[7])])
+        parts.append((line, np.array(label, np.int32), number))
+    lines, (video, text), number = (np.concatenate(part, axis=-1) for part in zip(*parts))
+    if not len(lines) and not may_be_empty:
+        raise ValueError(f"{path}: no rows; expected {layout}")
 
-    # a row of the long form has all columns that no bracket makes optional, of texts only the first
-    filled = {name: label != index[name].get("", -1) for name, label in zip(texts, labels)}
-    filled |= {name: ~np.isnan(number) for name, number in zip(numeric, numbers)}
-    is_long = np.any([filled[name] for name in must if name and name not in short], axis=0)
-    for name in must:
-        if name == names[0] or name in numeric:
-            good = np.isfinite(numbers[numeric.index(name)]) if name in numeric else filled[name]
-            complain(path, lines, ~good & (is_long | (name in short)),
-                     lambda row: f"{name} is absent or not a finite number; expected {layout}")
-    texts = {name: (list(index[name]), label) for name, label in zip(texts, labels)}
-    box = {"box": numbers[numeric.index("x1"):][:4].T} if "x1" in numeric else {}
-    return lines, texts, dict(zip(numeric, numbers)) | box
+    box, last = number[1:5].T, number[5]
+    nobody = np.isnan(box).all(axis=1) & (text == texts.get("", -1)) & np.isnan(last)
+    found = Rows(path, lines, list(videos), video, number[0], box, last, nobody, list(texts), text)
+    found.complain(video == videos.get("", -1), lambda row: "video is absent")
+    found.check_times(frames)
+    wanted = ~nobody | (not short and len(names) > 2)
+    found.complain(wanted & ~np.isfinite(box).all(axis=1), lambda row:
+                   f"{found.box_in_words(row)} is not four finite numbers; expected {layout}")
+    if names[-1] == "score":
+        found.complain(wanted & ~np.isfinite(last), lambda row: "score is absent or not a finite "
+                       f"number; expected {layout}")
+    elif not np.isnan(last).all():
+        good = (last == np.rint(last)) & (np.abs(last) < 2 ** 31) | np.isnan(last)
+        found.complain(~good, lambda row: f"person {last[row]:.17g} is not a whole number of at "
+                       "most nine digits")
+        found.person = np.nan_to_num(last, nan=-1).astype(np.int32)
+    box[nobody] = 0
+    return found
 
 
-OTHER_NAMES = {"video_id": "video", "timestamp": "keyframe", "second": "keyframe", "action_id": "text",
-               "person_id": "person"}
+OTHER_NAMES = {"video_id": "video", "timestamp": "keyframe", "second": "keyframe",
+               "action_id": "text", "person_id": "person"}
 
 
 def is_header(row: list[str], names: list[str], widths: set[int]) -> bool:
-    """Whether a first row names exactly the columns of a layout, in their order; a column without a name has any."""
+    """Whether a first row names exactly the columns of a layout, in their order."""
     cells = [cell.strip().lower() for cell in row]
-    return len(row) in widths and all(not name or OTHER_NAMES.get(cell, cell) == OTHER_NAMES.get(name, name)
-                                      for cell, name in zip(cells, names))
+    return len(row) in widths and all(
+        not name or OTHER_NAMES.get(cell, cell) == OTHER_NAMES.get(name, name)
+        for cell, name in zip(cells, names))
 
 
 def csv_rows(path):
-    """Line numbers (n,) and n rows of a CSV without its blank lines, 512 at a time: these stay in the cache."""
+    """Line numbers (n,) and n rows of a CSV without blank lines; 512 stay in the processor's cache."""
     line, rows = 1, []
     try:
         opened = gzip.open if str(path).endswith(".gz") else open
@@ -144,12 +154,13 @@ def csv_rows(path):
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             while True:
                 rows = []
-                rows.extend(islice(reader, 512))               # keeps those before a fault, which tell its line
+                rows.extend(islice(reader, 512))               # keeps those before a fault
                 if not rows:
                     return
                 if reader.line_num >= line + len(rows):
                     row = next(i for i, row in enumerate(rows) if re.search("[\r\n]", "".join(row)))
-                    raise ValueError(f"{path}:{line + row}: a line break inside a cell; is a quote not closed?")
+                    raise ValueError(f"{path}:{line + row}: a line break inside a cell; "
+                                     "is a quote not closed?")
                 lines, line = np.arange(line, line + len(rows)), line + len(rows)
                 if not all(rows):
                     full = [i for i, row in enumerate(rows) if row]
@@ -177,6 +188,8 @@ def find(names: list[str], known: list[str]) -> np.ndarray:
     return np.array([index.get(name, -1) for name in names], np.int32)
 
 
+# ---------------------------------------------------------------- texts
+
 def read_text(path) -> str:
     """A text in UTF-8; ValueError with its name if it is none."""
     try:
@@ -192,7 +205,7 @@ def read_list(path) -> set[str]:
 
 @contextmanager
 def replacing(path, binary: bool = False):
-    """A file that takes the place of `path` once it is complete; a failure leaves nothing behind."""
+    """A file that replaces `path` once it is complete; a failure leaves nothing behind."""
     part = Path(f"{path}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -205,49 +218,51 @@ def replacing(path, binary: bool = False):
 
 # ---------------------------------------------------------------- label maps
 
-TOKEN = re.compile(r"""\s+|\#.*|("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[-+.\w]+|.)""")      # a comment is no group
-ITEM = re.compile(r"(?:item|label)\n\{\n((?:\w+\n:\n.*\n)*)\}\n")                           # of one token a line
+TOKEN = re.compile(r"""\s+|\#.*|("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[-+.\w]+|.)""")
+ITEM = re.compile(r"(?:item|label)\n\{\n((?:\w+\n:\n.*\n)*)\}\n")          # of one token a line
 
 
 def read_label_map(path) -> dict[int, str]:
-    """{action id: class name} of a pbtxt in any of its layouts, also without newlines, or of lines `id: name`.
+    """{action id: class name} of a pbtxt in any layout, also on one line, or of lines `id: name`.
 
     ValueError at the first item or line that is neither: no class may get lost.
     """
     lines = [(number, line.strip()) for number, line in enumerate(read_text(path).split("\n"), 1)
              if line.strip() and not line.lstrip().startswith("#")]
-    if lines and re.match(r"(item|label)\b", lines[0][1]):
+    expected = 'expected items like item { name: "stand" id: 12 }, or lines like 12: stand'
+    if not lines:
+        raise ValueError(f"{path}: holds no classes; {expected}")
+    if re.match(r"(item|label)\b", lines[0][1]):
         found = pbtxt_items(lines)
     else:
-        found = [(number, line, *map(str.strip, line.partition(":")[::2])) for number, line in lines]
-    expected, labels = 'expected items like item { name: "stand" id: 12 }, or lines like 12: stand', {}
-    if not found:
-        raise ValueError(f"{path}: holds no classes; {expected}")
-    for line, text, i, name in found:
+        found = [(at, line, *map(str.strip, line.partition(":")[::2])) for at, line in lines]
+    labels, names = {}, set()
+    for at, text, i, name in found:
         if not re.fullmatch("[0-9]{1,9}", i) or int(i) < 1 or not name or int(i) in labels:
-            raise ValueError(f"{path}:{line}: {text[:60]!r} is no class with a name and an id of its own, 1 or more; "
-                             + expected)
-        labels[int(i)] = f"{name} ({i})" if name in labels.values() else name       # two ids of one name stay two
+            raise ValueError(f"{path}:{at}: {text[:60]!r} is no class with a name and an id of its "
+                             f"own, 1 or more; {expected}")
+        labels[int(i)] = f"{name} ({i})" if name in names else name     # two ids stay two
+        names.add(name)
     return labels
 
 
 def pbtxt_items(lines: list[tuple[int, str]]) -> list[tuple[int, str, str, str]]:
-    """(line, item, id, name) of a pbtxt, id and name "" in an item that is wrong, which is the last one."""
-    number, words = zip(*[(number, word) for number, line in lines for word in TOKEN.findall(line) if word])
-    text, end, at, found = "\n".join(words) + "\n", 0, 0, []
-    while at < len(words):
+    """(line, item, id, name) of a pbtxt's items up to a wrong one, whose id or name is ""."""
+    number, words = zip(*[(number, word) for number, line in lines
+                          for word in TOKEN.findall(line) if word])
+    text, end, at, found, item = "\n".join(words) + "\n", 0, 0, [], True
+    while item and at < len(words):
         item = ITEM.match(text, end)
         fields = re.findall(r"(?:label_)?(\w+)\n:\n(.*)\n", item[1] if item else "")
-        ids, names = ([value for key, value in fields if key == wanted] for wanted in ("id", "name"))
+        i, name = (" ".join(value for key, value in fields if key == wanted)
+                   for wanted in ("id", "name"))
         try:                                                   # escapes stand for bytes of UTF-8
-            name = re.sub(r"^(['\"])(.*)\1$|.*", r"\2", names[0] if len(names) == 1 else "")
+            name = TOKEN.fullmatch(name)[1][1:-1] if name[:1] in ("'", '"') else ""
             name = name.encode().decode("unicode_escape").encode("latin1").decode()
-        except UnicodeError:
+        except (UnicodeError, TypeError):                      # or two names
             name = ""
-        found.append((number[at], " ".join(words[at:at + 12]), ids[0] if len(ids) == 1 else "", name))
-        if not item:
-            break
-        at, end = at + item[0].count("\n"), item.end()
+        found.append((number[at], " ".join(words[at:at + 12]), i, name))
+        at, end = (at + item[0].count("\n"), item.end()) if item else (at, end)
     return found
 
 
@@ -262,28 +277,28 @@ def write_label_map(path, labels: dict[int, str]) -> None:
 # ---------------------------------------------------------------- pickles and JSON
 
 class SafeUnpickler(pickle.Unpickler):
-    """Builds dicts, lists, tuples, strings, numbers and numpy arrays; refuses everything else by name."""
+    """Builds dicts, lists, tuples, strings, numbers and numpy arrays; refuses everything else."""
 
     # numpy's own rebuilding functions, taken from arrays so that no private module is imported
-    rebuild = {function.__name__: function for function in (
-        np.zeros(1).__reduce__()[0], np.float32(0).__reduce__()[0], np.zeros(1).__reduce_ex__(5)[0])}
+    allowed = {"ndarray": np.ndarray, "dtype": np.dtype} | {
+        function.__name__: function for function in (
+            np.zeros(1).__reduce__()[0], np.float32(0).__reduce__()[0],
+            np.zeros(1).__reduce_ex__(5)[0])}
 
     def find_class(self, module: str, name: str):
-        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric",
-                      "numpy._core.numeric"):
-            allowed = {"ndarray": np.ndarray, "dtype": np.dtype, **self.rebuild}
-            if name in allowed:
-                return allowed[name]
-        if (module, name) == ("_codecs", "encode"):            # how Python 2 wrote the bytes of an array
+        if re.fullmatch(r"numpy(\._?core\.(multiarray|numeric))?", module) and name in self.allowed:
+            return self.allowed[name]
+        if (module, name) == ("_codecs", "encode"):            # Python 2's bytes of an array
             return lambda text, encoding: text.encode("latin1")
         if (module, name) == ("collections", "OrderedDict"):
             return dict
-        raise ValueError(f"holds {module}.{name}, which is neither data nor a numpy array; not loaded, because a "
-                         "pickle can run code. If you trust where it came from, save it again as plain arrays")
+        raise ValueError(f"holds {module}.{name}, which is neither data nor a numpy array; not "
+                         "loaded, because a pickle can run code. If you trust where it came from, "
+                         "save it again as plain arrays")
 
 
 def load_pickle(path):
-    """The value in a pickle (also of Python 2) of plain values and arrays; ValueError on anything else in it."""
+    """The value in a pickle (also Python 2's) of plain values and arrays; else ValueError."""
     try:
         with open(path, "rb") as file:
             return SafeUnpickler(file, encoding="latin1").load()
@@ -300,8 +315,7 @@ def without_repeats(pairs: list[tuple[str, object]]) -> dict:
     """A JSON object's dict; ValueError if a key is there twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
         raise ValueError(f"{twice!r:.60} is there twice in one object")
     return found
 
@@ -312,18 +326,17 @@ def load_json(path):
     try:
         return json.loads(text, object_pairs_hook=without_repeats)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}); download it again") from None
-    except (RecursionError, ValueError) as error:              # 50,000 brackets, a number of 5,000 digits
-        raise ValueError(f"{path}: not JSON that an annotation would hold ({error}); download it again") from None
+        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}); "
+                         "download it again") from None
+    except (RecursionError, ValueError) as error:              # 50,000 brackets, 5,000 digits
+        raise ValueError(f"{path}: not JSON that an annotation would hold ({error}); "
+                         "download it again") from None
 
 
 # ---------------------------------------------------------------- what a format promises
 
 def field(entry, key: str, kind, where: str, form: str = ""):
-    """entry[key] if entry is a dict and the value of the kind (bool is no number); else ValueError.
-
-    where: the file and the entry, for the error; form: how the value looks, where its kind does not tell.
-    """
+    """entry[key] if entry is a dict and the value of the kind; else ValueError, as `check_kind`."""
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: a {type(entry).__name__}, expected an object with {key}")
     if key not in entry:
@@ -332,17 +345,28 @@ def field(entry, key: str, kind, where: str, form: str = ""):
     return entry[key]
 
 
+def whole(entry, key: str, where: str, low: int = 0, high: int = 2 ** 31) -> int:
+    """entry[key], a whole number, low <= n < high, as an int: a uint8 would wrap in sums."""
+    value = int(field(entry, key, (int, np.integer), where))
+    if not low <= value < high:
+        raise ValueError(f"{where}: {key} is {value}; expected {low} to {high - 1}")
+    return value
+
+
 def check_kind(value, kind, where: str, form: str = "") -> None:
-    """ValueError unless the value is of the kind; a bool is no number, and numbers are finite and below 2^31."""
+    """ValueError unless a value is of the kind; numbers are finite, below 2^31 and no bool.
+
+    where: the file, the entry and the field; form: how the value looks, if its kind does not tell.
+    """
     if not isinstance(value, kind) or isinstance(value, bool):
         names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
         raise ValueError(f"{where} is a {type(value).__name__}; expected {form or names}")
-    if isinstance(value, (int, float, np.number)) and not abs(value) < 2 ** 31:          # nor is NaN
+    if isinstance(value, (int, float, np.number)) and not abs(value) < 2 ** 31:
         raise ValueError(f"{where} is no number of at most nine digits")
 
 
-def numbers_of(value, where: str, form: str) -> list[float]:
-    """A list of four finite numbers, a box; form: which four."""
+def four_numbers(value, where: str, form: str) -> list[float]:
+    """A box; form: which four numbers it has."""
     check_kind(value, list, where, form)
     for number in value:
         check_kind(number, (int, float), f"{where}: a side")
@@ -354,23 +378,29 @@ def numbers_of(value, where: str, form: str) -> list[float]:
 def array_of(value, columns: int, where: str) -> np.ndarray:
     """An array (n, columns) of finite numbers, as float64: in uint8, x + w would wrap."""
     check_kind(value, np.ndarray, where)
-    if value.shape[1:] != (columns,) or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
-        raise ValueError(f"{where} is {value.dtype} {value.shape}; expected finite numbers (n, {columns})")
+    numbers = value.shape[1:] == (columns,) and value.dtype.kind in "iuf"
+    if not numbers or not np.isfinite(value).all():
+        raise ValueError(f"{where} is {value.dtype} {value.shape}; "
+                         f"expected finite numbers (n, {columns})")
     return value.astype(np.float64)
+
+
+def check_pixels(path, boxes: list[np.ndarray]) -> None:
+    """ValueError if all boxes, arrays (n, 4), of a format that has pixels are in [0, 1]."""
+    largest = max((np.abs(box).max() for box in boxes if len(box)), default=0)
+    if 0 < largest <= 1.5:
+        raise ValueError(f"{path}: its boxes are in [0, 1]; expected pixels")
 
 
 # ---------------------------------------------------------------- finding official files
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg"}
-FRAME_FOLDERS = {"rgb-images", "Frames", "frames", "rawframes"}              # one folder of pictures a video below
+FRAME_FOLDERS = {"rgb-images", "Frames", "frames", "rawframes"}         # of a folder a video
 SKIPPED_FOLDERS = {"brox-images", "FlowBrox04", "labels", ".ovstad_cache"}
 
 
 def walk(root) -> tuple[list[Path], list[Path]]:
-    """Every file below root, and every folder that holds frame folders.
-
-    These are not entered: millions of files.
-    """
+    """Every file below root, and every folder of frame folders, which is not entered: too many files."""
     files, frames = [], []
     for folder, below, names in os.walk(root, followlinks=True):
         deep = len(Path(folder).relative_to(root).parts) >= 5
@@ -381,7 +411,7 @@ def walk(root) -> tuple[list[Path], list[Path]]:
 
 
 def find_file(files: list[Path], patterns: list[str], root, source: str) -> Path:
-    """The first file that matches the earliest pattern (of `Path.match`); else what is missing and its source."""
+    """The first file that matches the earliest pattern (of `Path.match`); else FileNotFoundError."""
     for pattern in patterns:
         for path in files:
             if path.match(pattern):
@@ -390,14 +420,16 @@ def find_file(files: list[Path], patterns: list[str], root, source: str) -> Path
 
 
 def videos_on_disk(keys: list[str], files: list[Path], frames: list[Path]) -> list[str]:
-    """For each video key its frame folder, or the video file of that name in whichever folder; "" if neither."""
-    stems = {path.stem: str(path) for path in reversed(files) if path.suffix.lower() in VIDEO_SUFFIXES}
+    """For each video key its frame folder, or the video file of that name in any folder, or ""."""
+    stems = {path.stem: str(path) for path in reversed(files)
+             if path.suffix.lower() in VIDEO_SUFFIXES}
     found = []
     for key in keys:
-        name = key.rsplit("/", 1)[-1]
-        name = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in VIDEO_SUFFIXES else name
+        name = Path(key.rsplit("/", 1)[-1])
+        name = name.stem if name.suffix.lower() in VIDEO_SUFFIXES else name.name
         folders = (folder / key for folder in frames)
-        found.append(next((str(folder) for folder in folders if folder.is_dir()), stems.get(name, "")))
+        found.append(next((str(folder) for folder in folders if folder.is_dir()),
+                          stems.get(name, "")))
     return found
 
 
@@ -412,4 +444,5 @@ def parallel(function, jobs: list, label: str, workers: int = 8) -> list:
     if workers < 2:
         return [function(job) for job in tqdm(jobs, label, disable=len(jobs) < 8 or None)]
     with ProcessPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(function, jobs, chunksize=4), label, total=len(jobs), disable=None))
+        found = pool.map(function, jobs, chunksize=4)
+        return list(tqdm(found, label, total=len(jobs), disable=None))

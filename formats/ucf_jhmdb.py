@@ -17,91 +17,91 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import (array_of, check_kind, check_pixels, check_split, field, find_file, load_pickle, read_text,
-                           videos_on_disk, walk)
+from formats.files import array_of, check_kind, check_pixels, check_split, field, find_file
+from formats.files import load_pickle, read_text, videos_on_disk, walk, whole
 from table import Annotations, cached, clip_boxes, make_annotations
-
 
 MOC = "https://github.com/MCG-NJU/MOC-Detector (its dataset section)"
 GURKIRT = "https://github.com/gurkirt/corrected-UCF101-Annots"
 UCF101_24 = [
     "basketball", "basketball dunk", "biking", "cliff diving", "cricket bowling", "diving", "fencing",
-    "floor gymnastics", "golf swing", "horse riding", "ice dancing", "long jump", "pole vault", "rope climbing",
-    "salsa spin", "skate boarding", "skiing", "skijet", "soccer juggling", "surfing", "tennis swing",
-    "trampoline jumping", "volleyball spiking", "walking with dog"]
+    "floor gymnastics", "golf swing", "horse riding", "ice dancing", "long jump", "pole vault",
+    "rope climbing", "salsa spin", "skate boarding", "skiing", "skijet", "soccer juggling", "surfing",
+    "tennis swing", "trampoline jumping", "volleyball spiking", "walking with dog"]
 JHMDB_21 = [
-    "brush hair", "catch", "clap", "climb stairs", "golf", "jump", "kick ball", "pick", "pour", "pull up", "push",
-    "run", "shoot ball", "shoot bow", "shoot gun", "sit", "stand", "swing baseball", "throw", "walk", "wave"]
+    "brush hair", "catch", "clap", "climb stairs", "golf", "jump", "kick ball", "pick", "pour",
+    "pull up", "push", "run", "shoot ball", "shoot bow", "shoot gun", "sit", "stand", "swing baseball",
+    "throw", "walk", "wave"]
 
 
 def read_ucf101_24(data, split: str = "train") -> Annotations:
-    """UCF101-24 from `UCF101v2-GT.pkl` (MOC's package), or from gurkirt's `pyannot.pkl` and `testlist01.txt`.
+    """UCF101-24 from MOC's `UCF101v2-GT.pkl`, or from gurkirt's `pyannot.pkl` and `testlist01.txt`.
 
-    The test split lists every frame of its videos: detections where nobody is annotated count as false.
+    The test split lists every frame of its videos: where nobody is annotated, detections are false.
     """
     check_split(split, ("train", "test"))
     files, frames = walk(data)
     path = find_file(files, ["UCF101v2-GT.pkl", "pyannot.pkl"], data, f"{MOC} or {GURKIRT}")
     if path.name == "pyannot.pkl":
         listing = find_file(files, ["testlist01.txt"], data, GURKIRT)
-        table = cached(data, "ucf101-24", [path, listing], [split], lambda: gurkirt_table(path, listing, split))
+        table = cached(data, "ucf101-24", [path, listing], [split],
+                       lambda: gurkirt_table(path, listing, split))
     else:
-        table = cached(data, "ucf101-24", [path], [split], lambda: act_table(path, UCF101_24, split, 1))
+        table = cached(data, "ucf101-24", [path], [split],
+                       lambda: act_table(path, UCF101_24, split, 1))
     table.files = videos_on_disk(table.videos, files, frames)
     return table
 
 
 def read_jhmdb_21(data, split: str = "train", division: int = 1) -> Annotations:
-    """JHMDB-21 from `JHMDB-GT.pkl` (MOC's package), by one of its three official divisions into train and test.
+    """JHMDB-21 from MOC's `JHMDB-GT.pkl`, by one of its three official divisions into train and test.
 
     Division 0 has the videos of all of them, each once.
     """
     check_split(split, ("train", "test"))
     files, frames = walk(data)
     path = find_file(files, ["JHMDB-GT.pkl"], data, MOC)
-    table = cached(data, "jhmdb-21", [path], [split, division], lambda: act_table(path, JHMDB_21, split, division))
+    table = cached(data, "jhmdb-21", [path], [split, division],
+                   lambda: act_table(path, JHMDB_21, split, division))
     table.files = videos_on_disk(table.videos, files, frames)
     return table
 
 
 def act_table(path, classes: list[str], split: str, division: int) -> Annotations:
-    """ACT's ground truth: frames count from 1, boxes are x1 y1 x2 y2 in pixels, sizes are (height, width)."""
+    """ACT's ground truth: frames from 1, boxes x1 y1 x2 y2 in pixels, sizes (height, width)."""
     found = load_pickle(path)
-    keys = ("labels", "train_videos", "test_videos", "nframes", "resolution", "gttubes")
-    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
-    if missing:
-        raise ValueError(f"{path}: not ACT's ground truth: {', '.join(missing)} missing")
-    lists = field(found, f"{split}_videos", list, path)
+    field(found, "gttubes", dict, path)
+    parts = {part: [names_of(names, f"{path}: {part}") for names in field(found, part, list, path)]
+             for part in ("train_videos", "test_videos")}
+    lists = parts[f"{split}_videos"]
     if not 0 <= division <= len(lists):
         raise ValueError(f"{path}: split {division} of {len(lists)}")
-    for videos in lists:
-        check_names(videos, f"{path}: {split}_videos")
-    videos = list(dict.fromkeys(video for videos in lists for video in videos) if division == 0
-                  else lists[division - 1])
+    if division and (both := set.intersection(*(set(of[division - 1]) for of in parts.values()))):
+        raise ValueError(f"{path}: {min(both)} is among both train_videos and test_videos")
+    videos = lists[division - 1] if division else list(dict.fromkeys(sum(lists, [])))
     labels = [class_of(label, classes, path) for label in field(found, "labels", list, path)]
     if len(set(labels)) < len(labels):
         raise ValueError(f"{path}: labels: one is there twice")
-    if division and (both := set(videos) & set(field(found, "train_videos" if split == "test" else "test_videos", list, path)[division - 1])):
-        raise ValueError(f"{path}: {min(both)} is among both train_videos and test_videos")
 
     tubes, n_frames, size, faults = [], [], [], []
     for video in videos:
-        where = f"{path}: {video}"
-        n_frames.append(frames_of(found["nframes"], video, f"{path}: nframes"))
-        height, width = pair_of(found["resolution"], video, f"{path}: resolution")
-        size.append((width, height))
+        where, n = f"{path}: {video}", len(labels)
+        n_frames.append(whole(found.get("nframes"), video, f"{path}: nframes", 1))
+        sides = field(found.get("resolution"), video, (tuple, list), f"{path}: resolution")
+        size.append([whole(dict(enumerate(sides)), i, f"{where}: resolution (height, width)", 1)
+                     for i in (1, 0)])
+        by_label = field({video: {}} | found["gttubes"], video, dict, f"{path}: gttubes")
+        known = {label: labels[whole({"label": label}, "label", f"{where}: gttubes", 0, n)]
+                 for label in by_label}
         tubes.append([])
-        by_label = found["gttubes"].get(video, {}) if isinstance(found["gttubes"], dict) else found["gttubes"]
-        check_kind(by_label, dict, f"{where}: gttubes")
-        for label in by_label:
-            check_label(label, len(labels), f"{where}: gttubes")
-        for label in sorted(by_label):
+        for label in sorted(known):
             for tube in field(by_label, label, (list, tuple), f"{where}: gttubes"):
                 rows = array_of(tube, 5, f"{where}: a tube of label {label}")
-                if (rows[:, 0] % 1).any():
-                    raise ValueError(f"{where}: a tube of label {label} has frame {rows[rows[:, 0] % 1 > 0, 0][0]:g}; "
-                                     "expected whole numbers from 1")
-                tubes[-1].append((labels[int(label)], rows[:, 0] - 1, rows[:, 1:]))
+                frame, box = rows[:, 0], rows[:, 1:]
+                if (frame % 1).any():
+                    raise ValueError(f"{where}: a tube of label {label} has frame "
+                                     f"{frame[(frame % 1).argmax()]:g}; expected whole numbers from 1")
+                tubes[-1].append((known[label], frame - 1, box))
         if not by_label:
             faults.append(f"{path.name}: {video}: listed, but has no boxes")
     return tube_table(path, videos, classes, tubes, n_frames, size, split == "test", faults)
@@ -111,31 +111,33 @@ def gurkirt_table(path, listing, split: str) -> Annotations:
     """gurkirt's annotation: frames count from 0, boxes are x y w h in unsigned 8 or 16 bits."""
     found = load_pickle(path)
     check_kind(found, dict, path)
-    check_names(list(found), path)
-    test = [re.sub(r"\.avi.*", "", line.strip()) for line in read_text(listing).splitlines() if line.strip()]
-    check_names(test, listing)
-    absent = [f"{listing.name}: {video} is not in {path.name}" for video in test if video not in found]
-    test = [video for video in test if video in found]
+    names_of(list(found), path)
+    lines = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
+    listed = names_of([re.sub(r"\.avi.*", "", line) for line in lines], listing)
+    test = [video for video in listed if video in found]
     if not test:
-        raise ValueError(f"{listing}: none of its {len(absent)} videos is in {path.name}; "
+        raise ValueError(f"{listing}: none of its {len(listed)} videos is in {path.name}; "
                          "expected lines like Biking/v_Biking_g01_c01")
     videos = test if split == "test" else sorted(map(str, set(found) - set(test)))
     tubes, n_frames = [], []
     for video in videos:
         where = f"{path}: {video}"
-        n_frames.append(frames_of(found[video], "numf", where))
+        n_frames.append(whole(found[video], "numf", where, 1))
         tubes.append([])
         for tube in field(found[video], "annotations", list, where):
-            label, first = (field(tube, key, (int, np.integer), where) for key in ("label", "sf"))
-            check_label(label, len(UCF101_24), where)
-            xy, wh = np.split(array_of(field(tube, "boxes", np.ndarray, where), 4, f"{where}: boxes"), 2, axis=1)
-            tubes[-1].append((int(label), int(first) + np.arange(len(xy)), np.hstack([xy, xy + wh])))
-    return tube_table(path, videos, UCF101_24, tubes, n_frames, [(320, 240)] * len(videos), split == "test",
-                      absent if split == "test" else [])
+            label = whole(tube, "label", where, 0, len(UCF101_24))
+            first = int(field(tube, "sf", (int, np.integer), where))
+            box = array_of(field(tube, "boxes", np.ndarray, where), 4, f"{where}: boxes")
+            box[:, 2:] += box[:, :2]
+            tubes[-1].append((label, first + np.arange(len(box)), box))
+    absent = [f"{listing.name}: {video} is not in {path.name}"
+              for video in listed if video not in found and split == "test"]
+    return tube_table(path, videos, UCF101_24, tubes, n_frames, [(320, 240)] * len(videos),
+                      split == "test", absent)
 
 
-def check_names(videos: list, where) -> None:
-    """ValueError unless the videos are a list of distinct strings."""
+def names_of(videos, where) -> list[str]:
+    """The videos of a list; ValueError unless they are distinct strings."""
     check_kind(videos, (list, tuple), f"{where}: a split")
     seen = set()
     for video in videos:
@@ -143,10 +145,11 @@ def check_names(videos: list, where) -> None:
         if video in seen:
             raise ValueError(f"{where}: {video} is listed twice")
         seen.add(video)
+    return list(videos)
 
 
 def class_of(label, classes: list[str], path) -> int:
-    """The index of an official label's class: BasketballDunk, brush_hair -> "basketball dunk", "brush hair"."""
+    """The index of an official label's class: BasketballDunk -> "basketball dunk"."""
     check_kind(label, str, f"{path}: labels: a name")
     plain = [name.replace(" ", "") for name in classes]
     if (name := re.sub(r"[\W_]", "", label).lower()) not in plain:
@@ -154,34 +157,13 @@ def class_of(label, classes: list[str], path) -> int:
     return plain.index(name)
 
 
-def check_label(label, count: int, where: str) -> None:
-    check_kind(label, (int, np.integer), f"{where}: a label")
-    if not 0 <= label < count:
-        raise ValueError(f"{where}: label {label} is not one of the {count} classes, 0 to {count - 1}")
-
-
-def frames_of(entry: dict, key: str, where: str) -> int:
-    n = int(field(entry, key, (int, np.integer), where))       # a uint8 would wrap in sums
-    if n < 1:
-        raise ValueError(f"{where}: {key} is {n}; expected a number of frames")
-    return n
-
-
-def pair_of(entry: dict, key: str, where: str) -> tuple[int, int]:
-    pair = field(entry, key, (tuple, list), where, "(height, width)")
-    for side in pair:
-        check_kind(side, (int, np.integer), f"{where}: {key}: a side")
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"{where}: {key} has sides {pair}; expected (height, width)")
-    return int(pair[0]), int(pair[1])
-
-
-def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, faults: list[str]) -> Annotations:
-    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4)), ...]; the i-th tube is person i."""
+def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, faults) -> Annotations:
+    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4))]; the i-th is person i."""
     if sum(n_frames) > 10 ** 7:                                # UCF101-24 has 555,157
-        raise ValueError(f"{path}: its videos have {sum(n_frames):,} frames, up to {max(n_frames):,}; is that their number?")
+        raise ValueError(f"{path}: its videos have {sum(n_frames):,} frames, up to {max(n_frames):,}; "
+                         "is that their number?")
+    check_pixels(path, [box for of_video in tubes for *_, box in of_video])
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
-    check_pixels(path, np.concatenate([parts[0][0], *(box for of_video in tubes for *_, box in of_video)]))
     for v, video in enumerate(videos):
         empty = np.ones(n_frames[v], bool)
         for person, (label, frame, box) in enumerate(tubes[v]):
@@ -190,26 +172,28 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, 
             for bad, reason in ((~good, "outside the picture or empty"),
                                 (~inside, f"outside frames 1 to {n_frames[v]}")):
                 if bad.any():
-                    faults.append(f"{path.name}: {video}: {bad.sum()} boxes of tube {person} {reason}, dropped")
+                    faults.append(f"{path.name}: {video}: {bad.sum()} boxes of tube {person} "
+                                  f"{reason}, dropped")
             keep = good & inside
-            parts.append((box[keep], frame[keep].astype(int), *np.full((3, keep.sum()), [[v], [label], [person]])))
+            same = np.full((3, keep.sum()), [[v], [label], [person]])
+            parts.append((box[keep], frame[keep].astype(int), *same))
             empty[parts[-1][1]] = False
         if every_frame:
             n = empty.sum()
-            parts.append((np.zeros((n, 4)), np.flatnonzero(empty), *np.full((3, n), [[v], [-1], [-1]])))
+            same = np.full((3, n), [[v], [-1], [-1]])
+            parts.append((np.zeros((n, 4)), np.flatnonzero(empty), *same))
     box, frame, video, text, person = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(videos, classes, video, frame, box, text, person, faults=faults,
                             size=np.array(size, np.int32).reshape(-1, 2))
 
 
 def read_act_pickle(path, split: int = 1) -> Annotations:
-    """Test videos of UCF101v2-GT.pkl or JHMDB-GT.pkl, or of gurkirt's pyannot.pkl beside its testlist01.txt."""
+    """Test videos of UCF101v2-GT.pkl, JHMDB-GT.pkl, or of pyannot.pkl beside its testlist01.txt."""
     path = Path(path)
-    found = load_pickle(path)
-    count = len(field(found, "labels", list, path)) if isinstance(found, dict) and "labels" in found else 0
-    if count in (24, 21):
-        return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)
     if path.name == "pyannot.pkl":
         return gurkirt_table(path, path.with_name("testlist01.txt"), "test")
-    raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, JHMDB-GT.pkl with 21, "
-                     "or pyannot.pkl")
+    count = len(field(load_pickle(path), "labels", list, path))
+    if count not in (24, 21):
+        raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, JHMDB-GT.pkl "
+                         "with 21, or pyannot.pkl")
+    return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)

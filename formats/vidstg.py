@@ -1,10 +1,12 @@
 """VidSTG, whose boxes are VidOR's.
 
-    train_annotations.json          a list of entries: {"vid": "2401075277", "subject/objects": [{"tid": 0,
-        "category": "child"}, ...], "used_relation": {"predicate": "ride", ...}, "temporal_gt": {"begin_fid": 2,
-        "end_fid": 6}, "captions": [{"description": "a child rides a bike.", "target_id": 0, ...}], ...}
-    0000/2401075277.json            VidOR: {"width": 640, "height": 360, "trajectories": [[{"tid": 0, "bbox":
-        {"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}, ...}, ...], ...], ...}, a list for each frame
+    train_annotations.json          a list of entries: {"vid": "2401075277", "subject/objects":
+        [{"tid": 0, "category": "child"}, ...], "used_relation": {"predicate": "ride", ...},
+        "temporal_gt": {"begin_fid": 2, "end_fid": 6}, "captions":
+        [{"description": "a child rides a bike.", "target_id": 0, ...}], ...}
+    0000/2401075277.json            VidOR: {"width": 640, "height": 360, "trajectories":
+        [[{"tid": 0, "bbox": {"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}, ...}, ...], ...], ...},
+        a list for each frame
 
 Frames count from 0, an end is exclusive.
 """
@@ -15,20 +17,21 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_kind, check_split, field, find_file, load_json, parallel, videos_on_disk, walk
+from formats.files import check_kind, check_split, field, find_file, load_json, parallel
+from formats.files import videos_on_disk, walk, whole
 from table import Annotations, cached, clip_boxes, make_annotations, merge
 
-
 VIDSTG_SOURCE = "https://github.com/Guaranteer/VidSTG-Dataset"
+VIDOR_SOURCE = "https://xdshang.github.io/docs/vidor.html"
 VIDOR_PEOPLE = {"adult", "child", "baby"}
 VIDOR_SPATIAL = {"above", "towards", "behind", "away", "beneath", "next_to", "in_front_of", "inside"}
 
 
 def read_vidstg(data, vidor, split: str = "train") -> Annotations:
-    """VidSTG's declarative captions of what people do, on the boxes of the person in VidOR's annotation.
+    """VidSTG's declarative captions of what people do, on the boxes of the person in VidOR.
 
-    data: the folder with `{split}_annotations.json`; vidor: the folder with VidOR's JSON files and videos.
-    split "all" is the three together: the paper chooses its 23,165 captions from all 99,943 pairs.
+    data: the folder with `{split}_annotations.json`; vidor: the folder with VidOR's JSON files and
+    videos. split "all" is the three together: the paper chooses its 23,165 captions from all 99,943.
     """
     check_split(split, ("train", "val", "test", "all"))
     if split == "all":
@@ -37,41 +40,44 @@ def read_vidstg(data, vidor, split: str = "train") -> Annotations:
     files, _ = walk(vidor)
     jsons = {file.stem: file for file in files if file.suffix == ".json" and file.stem.isdigit()}
     if not jsons:
-        raise FileNotFoundError(f"no VidOR annotation (<group>/<video>.json) is under {vidor}; get it from "
-                                "https://xdshang.github.io/docs/vidor.html")
+        raise FileNotFoundError(f"no VidOR annotation (<group>/<video>.json) is under {vidor}; "
+                                f"get it from {VIDOR_SOURCE}")
     table = cached(data, "vidstg", [path, *jsons.values()], [split], lambda: vidstg_table(path, jsons))
     table.files = videos_on_disk(table.videos, files, [])
     return table
 
 
 def vidstg_samples(entries: list, path="") -> list[tuple[str, str, int, int, int]]:
-    """(sentence, video, tid, begin, end) of the paper's choice: the target is a person, the relation an action."""
+    """(sentence, video, tid, begin, end) of the paper's choice: a person's action."""
     check_kind(entries, list, path, "VidSTG's list of entries")
     samples = []
     for i, entry in enumerate(entries):
         where = f"{path}: entry {i}"
         video, things = field(entry, "vid", str, where), field(entry, "subject/objects", list, where)
-        kind = {field(thing, "tid", int, where): field(thing, "category", str, where) for thing in things}
+        kind = {field(thing, "tid", int, where): field(thing, "category", str, where)
+                for thing in things}
         span = field(entry, "temporal_gt", dict, where)
-        begin, end = (field(span, key, int, f"{where}: temporal_gt") for key in ("begin_fid", "end_fid"))
-        if not 0 <= begin < end < 2 ** 24:
-            raise ValueError(f"{where}: temporal_gt is frames {begin} to {end}; expected 0 <= begin_fid < end_fid")
-        predicate = field(field(entry, "used_relation", dict, where), "predicate", str, f"{where}: used_relation")
+        begin = whole(span, "begin_fid", f"{where}: temporal_gt", 0, 2 ** 24)
+        end = whole(span, "end_fid", f"{where}: temporal_gt", begin + 1, 2 ** 24)
+        relation = field(entry, "used_relation", dict, where)
+        predicate = field(relation, "predicate", str, f"{where}: used_relation")
         for caption in field(entry, "captions", list, where):
             target = field(caption, "target_id", int, f"{where}: a caption")
-            sentence = " ".join(field(caption, "description", str, f"{where}: a caption").split())
+            sentence = field(caption, "description", str, f"{where}: a caption")
             if target not in kind:
                 raise ValueError(f"{where}: target_id {target} is not among its subject/objects")
             if predicate not in VIDOR_SPATIAL and kind[target] in VIDOR_PEOPLE:
-                samples.append((sentence, video, target, begin, end))
+                samples.append((" ".join(sentence.split()), video, target, begin, end))
     return samples
 
 
 def vidstg_table(path, jsons: dict[str, Path]) -> Annotations:
-    samples, sentences, by_video = vidstg_samples(load_json(path), path), {}, defaultdict(list)
+    samples = vidstg_samples(load_json(path), path)
+    sentences, by_video = {}, defaultdict(list)
     for sentence, video, *span in samples:
         by_video[video].append((sentences.setdefault(sentence, len(sentences)), *span))
-    faults = [f"{path.name}: video {video}: no VidOR annotation" for video in by_video if video not in jsons]
+    faults = [f"{path.name}: video {video}: no VidOR annotation" for video in by_video
+              if video not in jsons]
     there = [(v, video) for v, video in enumerate(by_video) if video in jsons]
     jobs = [(jsons[video], by_video[video]) for _, video in there]
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)]
@@ -89,38 +95,35 @@ def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     job: its path, (text, tid, begin, end)s.
     """
     path, samples = job
-    boxes, frames, texts, faults = [np.zeros((0, 4))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], []
+    parts, faults = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 2)], []
     try:
         size, tracks = vidor_tracks(path)
     except ValueError as error:                                # one file of thousands
-        return boxes[0], frames[0], texts[0], [f"{path.name}: left out: {error}"]
-    of_track = {}
+        samples, faults = [], [f"{path.name}: left out: {error}"]
     for text, tid, begin, end in samples:
-        track = tracks[tid]
-        known = of_track.setdefault(tid, list(track))
-        at = known[bisect_left(known, begin):bisect_left(known, end)]
-        box, good = clip_boxes(np.array([track[frame] for frame in at], np.float64).reshape(-1, 4) / size)
+        frames, boxes = tracks.get(tid, ([], []))
+        first, last = bisect_left(frames, begin), bisect_left(frames, end)
+        box, good = clip_boxes(np.array(boxes[first:last], np.float64).reshape(-1, 4) / size)
         if good.sum() < end - begin:
             faults.append(f"{path.name}: object {tid}, frames {begin} to {end - 1}: "
-                          f"{end - begin - len(at)} without a box, "
+                          f"{end - begin - (last - first)} without a box, "
                           f"{(~good).sum()} boxes outside the picture or empty, left out")
-        boxes.append(box[good])
-        frames.append(np.array(at, np.int64)[good])
-        texts.append(np.full(good.sum(), text))
-    return np.concatenate(boxes), np.concatenate(frames), np.concatenate(texts), faults
+        parts.append((box[good], np.array(frames[first:last], np.int64)[good],
+                      np.full(good.sum(), text)))
+    return *(np.concatenate(column) for column in zip(*parts)), faults
 
 
-def vidor_tracks(path) -> tuple[np.ndarray, dict[int, dict[int, list[float]]]]:
-    """The picture's size (w, h, w, h), and tracks[tid][frame_idx] = pixel box (4), by ascending frame."""
+def vidor_tracks(path) -> tuple[np.ndarray, dict[int, tuple[list[int], list[list[float]]]]]:
+    """The picture's size (w, h, w, h), and the frames and pixel boxes (4) of each tid."""
     found, tracks = load_json(path), defaultdict(dict)
-    size = [field(found, key, int, path) for key in ("width", "height")]
-    if min(size) < 1:
-        raise ValueError(f"{path}: width and height are {size}")
+    size = [whole(found, key, path, 1) for key in ("width", "height")]
     for frame, items in enumerate(field(found, "trajectories", list, path)):
         where = f"{path}: trajectories, frame {frame}"
         check_kind(items, list, where)
         for item in items:
             box = field(item, "bbox", dict, where)
-            corners = [field(box, key, (int, float), f"{where}: bbox") for key in ("xmin", "ymin", "xmax", "ymax")]
+            corners = [field(box, key, (int, float), f"{where}: bbox")
+                       for key in ("xmin", "ymin", "xmax", "ymax")]
             tracks[field(item, "tid", int, where)][frame] = corners
-    return np.array(size * 2, np.float64), tracks
+    size = np.array(size * 2, np.float64)
+    return size, {tid: (list(track), list(track.values())) for tid, track in tracks.items()}
