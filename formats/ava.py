@@ -39,7 +39,7 @@ AVA_TOO_RARE = {2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 5
 AVA_IDS = [i for i in range(1, 81) if i not in AVA_TOO_RARE]       # of the 60 evaluated classes
 AVA_60 = [AVA_80[i - 1] for i in AVA_IDS]
 AVA_TYPES = {"pose": range(1, 15), "object": range(15, 64), "person": range(64, 81)}
-AVA_TRAIN_COUNTS = [   # (box, action) pairs of each of the 80 in v2.2's training set, 862,663 in all
+AVA_TRAIN_COUNTS = [   # (box, action) pairs of each class in v2.2's training set, 862,663 in all
     8349, 157, 2321, 3267, 291, 1124, 245, 5356, 2117, 3337, 100323, 166357, 111, 40771, 3279, 20,
     80451, 80, 36, 268, 53, 786, 65, 184, 41, 342, 2335, 1188, 3025, 225, 53, 7, 79, 177, 35, 519,
     668, 1251, 67, 118, 1297, 138, 97, 94, 344, 387, 533, 2146, 4808, 62, 719, 222, 67, 2991, 60,
@@ -73,13 +73,13 @@ def read_ava(data, split: str = "train", version: str | None = None, all_classes
              label_map=None) -> Annotations:
     """AVA v2.1 or v2.2 (by default the newest there) from `ava_{split}_v{version}.csv`.
 
-    texts: the 60 evaluated classes, or all 80; `label_map` names those of another set of this format.
+    texts: the 60 evaluated classes, or all 80; `label_map` names those of a set in this format.
     The val split has every annotated second that is not excluded, with or without people: its lists
     say where to evaluate, not where boxes happen to be. Keyframes are seconds of the whole movie
     (see `second_in_file`), and a stride counts frames at AVA_RATE, whatever the movie's own rate:
     `ava_clock` says so to those who read clips.
     """
-    check_split(split, ("train", "val"))                       # the test labels were never published
+    check_split(split, ("train", "val"))                       # test labels were never published
     files, frames = walk(data)
     patterns = [f"ava_{split}_v{v}.csv" for v in ([version] if version else ["2.2", "2.1"])]
     path = find_file(files, patterns, data, AVA_SOURCE)
@@ -98,7 +98,7 @@ def read_ava(data, split: str = "train", version: str | None = None, all_classes
 
 
 def second_in_file(keyframe: float, duration: float) -> float:
-    """Where second `keyframe` of a movie lies in its file or frame folder, which lasts `duration` s.
+    """Where second `keyframe` of a movie lies in its file or frame folder of `duration` seconds.
 
     Movies last longer than half an hour; a file of a quarter of an hour has their minutes 15 to 30.
     """
@@ -107,7 +107,7 @@ def second_in_file(keyframe: float, duration: float) -> float:
 
 def ava_table(path, excluded, included=None, *, names: dict[int, str], others: bool,
               every: bool) -> Annotations:
-    """others: AVA's actions that names lacks are left out without a word; every: keep empty seconds."""
+    """others: AVA's actions that names lacks are left out silently; every: keep empty seconds."""
     rows = read_rows(path, "video,second,x1,y1,x2,y2,action_id[,person_id] or video,second")
     out = read_rows(excluded, "video,second", may_be_empty=True)
     seconds, first, last = np.arange(902, 1799), 902, 1798
@@ -116,7 +116,8 @@ def ava_table(path, excluded, included=None, *, names: dict[int, str], others: b
             seconds = np.array(sorted(map(int, read_list(included)))[:2 ** 16], np.int32)
             first, last = seconds[0], seconds[-1]
         except (ValueError, OverflowError, IndexError) as error:
-            raise ValueError(f"{included}: not the annotated seconds, one a line ({error})") from None
+            raise ValueError(f"{included}: expected the annotated seconds, one a line "
+                             f"({error})") from None
 
     rows.check_unit()
     video, second, person = rows.video, rows.keyframe.astype(int), rows.person

@@ -84,8 +84,8 @@ class Rows:
 def read_rows(path, layout: str, frames: bool = False, may_be_empty: bool = False) -> Rows:
     """The rows of a CSV, plain or .gz; ValueError with the line of what is wrong.
 
-    layout, which errors repeat: such as "video,keyframe,x1,y1,x2,y2,text[,person] or video,keyframe",
-    the forms of a row; the column in brackets may be left out. A header names exactly these columns.
+    layout: the forms of a row, such as "video,keyframe,x1,y1,x2,y2,text[,person] or video,keyframe";
+    the column in brackets may be left out. A header names exactly these columns.
     frames: keyframes are frame numbers.
     """
     long, _, short = layout.partition(" or ")
@@ -146,7 +146,7 @@ def is_header(row: list[str], names: list[str], widths: set[int]) -> bool:
 
 
 def csv_rows(path):
-    """Line numbers (n,) and n rows of a CSV without blank lines; 512 stay in the processor's cache."""
+    """Line numbers (n,) and n rows of a CSV without blank lines; 512 fit a processor's cache."""
     line, rows = 1, []
     try:
         opened = gzip.open if str(path).endswith(".gz") else open
@@ -400,7 +400,7 @@ SKIPPED_FOLDERS = {"brox-images", "FlowBrox04", "labels", ".ovstad_cache"}
 
 
 def walk(root) -> tuple[list[Path], list[Path]]:
-    """Every file below root, and every folder of frame folders, which is not entered: too many files."""
+    """Every file below root, and every folder of frame folders, which is not entered."""
     files, frames = [], []
     for folder, below, names in os.walk(root, followlinks=True):
         deep = len(Path(folder).relative_to(root).parts) >= 5
@@ -411,7 +411,7 @@ def walk(root) -> tuple[list[Path], list[Path]]:
 
 
 def find_file(files: list[Path], patterns: list[str], root, source: str) -> Path:
-    """The first file that matches the earliest pattern (of `Path.match`); else FileNotFoundError."""
+    """The first file that matches the earliest pattern, of Path.match; else FileNotFoundError."""
     for pattern in patterns:
         for path in files:
             if path.match(pattern):

@@ -1,12 +1,12 @@
 """HC-STVG: descriptions of film clips, split into sentences of one action each.
 
-    train.json, test.json (v1), trainv2.json, valv2.json     clip -> entry, boxes x, y, w, h in pixels
+    train.json, test.json (v1), trainv2.json, valv2.json      boxes are x, y, w, h in pixels
         {"55_vfjywN5CN0Y.mp4": {"bbox": [[32, 24, 64, 48], ...], "st_frame": 1, "st_time": 0.0,
          "ed_time": 4.2, "img_num": 500, "width": 320, "height": 240,
          "caption": "The man walks in and sits down."}, ...}
 
-`st_frame` counts from 1, a clip lasts 20 s. Original files of v2 have "img_size": [height, width] and
-"English".
+`st_frame` counts from 1, a clip lasts 20 s. Original files of v2 have "img_size": [height, width]
+and "English".
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ NUMBER = int, float
 def read_hcstvg(data, split: str = "train", version: int | None = None) -> Annotations:
     """HC-STVG v1 or v2 (by default v2 if it is there), original or cleaned.
 
-    A description of k sentences cuts its tube into k parts of equal length, in order; the paper says
-    no more than that they are matched in order. Frame indices count from 0, `st_frame` from 1.
+    A description of k sentences cuts its tube into k parts of equal length, in order; the paper
+    says no more than that they are matched in order. Frame indices count from 0, `st_frame` from 1.
     split "all" is train and val of v2: their 10,131 + 3,482 descriptions are Table 1's 13,613.
     """
     check_split(split, ("train", "val", "test", "all"))
@@ -46,7 +46,8 @@ def find_json(files: list, data, split: str, version: int | None):
     return find_file(files, patterns, data, HCSTVG_SOURCE)
 
 
-def read_descriptions(data, split: str = "train", version: int | None = None) -> list[tuple[str, str]]:
+def read_descriptions(data, split: str = "train",
+                      version: int | None = None) -> list[tuple[str, str]]:
     """(clip, description) of a split, as they stand in the official file."""
     parts, files = ("train", "val") if split == "all" else (split,), walk(data)[0]
     paths = [find_json(files, data, part, version) for part in parts]
@@ -73,7 +74,8 @@ def hcstvg_table(path) -> Annotations:
             faults.append(f"{path.name}: {clip}: {len(box)} boxes, but its times span {said:.0f} "
                           "frames; kept")
         if frames and first + len(box) > frames:
-            faults.append(f"{path.name}: {clip}: boxes to frame {first + len(box)} of {frames}; kept")
+            faults.append(f"{path.name}: {clip}: boxes to frame {first + len(box)} of {frames}; "
+                          "kept")
         if not good.all() or not short:
             faults.append(f"{path.name}: {clip}: {(~good).sum()} of {len(box)} boxes outside the "
                           f"picture or empty, dropped; {len(short)} sentences")
@@ -84,15 +86,15 @@ def hcstvg_table(path) -> Annotations:
             parts.append((box[rows], first + rows, np.full(len(rows), v), text[rows]))
     check_pixels(path, tubes)
     if 10 * beyond > sum(map(len, tubes)):
-        raise ValueError(f"{path}: {beyond:,} of {sum(map(len, tubes)):,} boxes reach far beyond the "
-                         "picture; are they x1, y1, x2, y2? Expected x, y, width, height")
+        raise ValueError(f"{path}: {beyond:,} of {sum(map(len, tubes)):,} boxes reach far beyond "
+                         "the picture; are they x1, y1, x2, y2? Expected x, y, width, height")
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(entries, sentences, video, frame, box, text, faults=faults,
                             descriptions=len(parts) - 1)
 
 
 def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:
-    """Boxes (n, 4) xyxy in pixels, the first's 0-based frame, size (width, height), and description."""
+    """Boxes (n, 4) xyxy in pixels, the first's 0-based frame, (width, height), description."""
     check_kind(entry, dict, where, "an object with bbox, st_frame, width, height and caption")
     boxes = [four_numbers(box, f"{where}: bbox: a box", "[x, y, w, h]")
              for box in field(entry, "bbox", list, where)]

@@ -1,6 +1,6 @@
 """Predictions and ground truth in the layout of AVA's official tools.
 
-    predictions     1j20qq1JyX4,0902,0.0,0.021,0.998,0.998,12,0.503     beside <stem>.pbtxt, their map
+    predictions     1j20qq1JyX4,0902,0.0,0.021,0.998,0.998,12,0.503     and <stem>.pbtxt, their map
     ground truth    -5KQ66BBWC4,0902,0.077,0.151,0.283,0.811,80,1       or a class name for the 80
     excluded        _7oWZq_s_Sk,1636
 
@@ -45,8 +45,8 @@ def read_ground_truth(path, labels: dict[int, str] | None = None) -> Annotations
     """Ground truth from a CSV in the AVA layout.
 
     labels: the label map; rows of ids outside it stay in the table as unlabelled people. Without it
-    the classes are those of the file. Column 7 may hold class names, as in an annotations CSV. Boxes
-    of a CSV stay float64, as the official tools read them.
+    the classes are those of the file. Column 7 may hold class names, as in an annotations CSV.
+    Boxes of a CSV stay float64, as the official tools read them.
     """
     rows = read_rows(path, LAYOUT["ground truth"])
     rows.check_boxes("<=")
@@ -90,8 +90,8 @@ def read_predictions(path, truth: Annotations,
     rows.check_boxes("")
     names, ids = labels or dict(zip(official_ids(truth), truth.texts)), rows.action_ids()
     if frames:
-        rows.complain(~rows.nobody & ~np.isin(ids, list(names))[rows.text], lambda row: f"action id "
-                      f"{ids[rows.text[row]]} is not one of the {len(names)} classes; "
+        rows.complain(~rows.nobody & ~np.isin(ids, list(names))[rows.text], lambda row:
+                      f"action id {ids[rows.text[row]]} is not one of the {len(names)} classes; "
                       f"expected {min(names)} to {max(names)}")
     label = find([names.get(i) for i in ids], truth.texts)[rows.text]
     keep = ~rows.nobody & (label >= 0)
@@ -125,8 +125,8 @@ def read_novel(path, truth: Annotations) -> set[str]:
     names = {name.strip(): line for line, name in lines if name.strip()}
     for name, line in names.items():
         if name not in truth.texts:
-            raise ValueError(f"{path}:{line}: {name!r} is not one of the {len(truth.texts)} classes; "
-                             f"expected names like {truth.texts[0]!r}, one a line")
+            raise ValueError(f"{path}:{line}: {name!r} is not one of the {len(truth.texts)} "
+                             f"classes; expected names like {truth.texts[0]!r}, one a line")
     if not names:
         raise ValueError(f"{path}: is empty; expected the names of the novel classes, one a line")
     return set(names)

@@ -31,9 +31,9 @@ def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> De
     index = find(videos, annotations.videos)
     covered, total = int((index >= 0).sum()), len(np.unique(annotations.video))
     if 2 * covered < min(len(videos), total) or not covered:
-        raise ValueError(f"{path}: only {covered} of its {len(videos)} videos are among the {total} of "
-                         f"the annotations; it has {videos[:1]}, they have {annotations.videos[:1]}. "
-                         "Proposals of another dataset or split?")
+        raise ValueError(f"{path}: only {covered} of its {len(videos)} videos are among the {total} "
+                         f"of the annotations; it has {videos[:1]}, they have "
+                         f"{annotations.videos[:1]}. Proposals of another dataset or split?")
     video = index[video]
     frames = (annotations.unit == "frame")[video]
     wrong = (video >= 0) & frames & ((keyframe < 1) | (keyframe != np.rint(keyframe)))
@@ -60,26 +60,26 @@ def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> De
 
 
 def proposal_rows(path, annotations: Annotations | None = None):
-    """A file's videos, and of its rows the video (an index), keyframe, box and score, (n,) or (n, 4).
+    """A file's videos, and of its rows the video (an index), keyframe, box (n, 4) and score (n,).
 
-    Keyframes are as the file counts them, boxes are cut to [0, 1]. ACT's detections number the videos
-    of the `annotations`.
+    Keyframes are as the file counts them, boxes are cut to [0, 1]. ACT's detections number the
+    videos of the `annotations`.
     """
     if Path(path).suffix in (".pkl", ".pickle"):
         rows = pickled_proposals(path, annotations)
     else:
         rows = read_rows(path, "video,keyframe,x1,y1,x2,y2,,score")
     box, score = rows.box, rows.score
-    rows.complain((score < 0) | (score > 1), lambda row: f"score {score[row]:g} is not in [0, 1]; in a "
-                  "ground-truth file the last column is a person, in proposals the detector's score")
+    rows.complain((score < 0) | (score > 1), lambda row: f"score {score[row]:g} is not in [0, 1]; "
+                  "in a ground-truth file the last column is a person, in proposals a score")
     rows.check_unit()
     wrong = (box[:, 0] > box[:, 2]) | (box[:, 1] > box[:, 3])
     if 10 * wrong.sum() > len(box):
         rows.complain(wrong, lambda row: f"{rows.box_in_words(row)} is not x1 < x2, y1 < y2; "
                       "are its corners swapped, or is it x, y, width, height?")
     if wrong.any() and os.environ.get("RANK", "0") == "0":     # once, of all processes
-        print(f"{path}: {wrong.sum():,} of {len(box):,} boxes are not x1 < x2, y1 < y2, the first in "
-              f"line {rows.lines[wrong.argmax()]}; left out", file=sys.stderr)
+        print(f"{path}: {wrong.sum():,} of {len(box):,} boxes are not x1 < x2, y1 < y2, the first "
+              f"in line {rows.lines[wrong.argmax()]}; left out", file=sys.stderr)
     box, good = clip_boxes(box)
     return rows.videos, rows.video[good], rows.keyframe[good], box[good], score[good]
 
@@ -93,8 +93,9 @@ def pickled_proposals(path, annotations: Annotations | None) -> Rows:
         check_pixels(path, [found[:, 4:]])
         video = found[:, 0].astype(int)
         bad = (video != found[:, 0]) | (video < 0) | (video >= len(annotations.videos))
-        rows = Rows(path, np.arange(len(found)), annotations.videos, video, found[:, 1],
-                    found[:, 4:] / np.tile(annotations.size[np.where(bad, 0, video)], 2), found[:, 3])
+        box = found[:, 4:] / np.tile(annotations.size[np.where(bad, 0, video)], 2)
+        rows = Rows(path, np.arange(len(found)), annotations.videos, video, found[:, 1], box,
+                    found[:, 3])
         rows.complain(bad, lambda row: f"video number {found[row, 0]:g} of {len(rows.videos)}, "
                       "counted from 0; another split?")
     elif isinstance(found, dict):
@@ -108,14 +109,14 @@ def pickled_proposals(path, annotations: Annotations | None) -> Rows:
         rows = Rows(path, np.flatnonzero(real), list(index), video.astype(int)[real],
                     time.astype(np.float64)[real], box[real, :4], box[real, 4])
     else:
-        raise ValueError(f"{path}: a {type(found).__name__}, neither mmaction2's ('movie,second' -> "
-                         "(n, 5)), OpenMixer's (video -> boxes and scores) nor ACT's, (n, 8)")
+        raise ValueError(f"{path}: a {type(found).__name__}, neither mmaction2's ('movie,second' "
+                         "-> (n, 5)), OpenMixer's (video -> boxes and scores) nor ACT's, (n, 8)")
     rows.check_times()
     return rows
 
 
 def keyframes_of(path, key: str, value) -> list[tuple[str, float, np.ndarray]]:
-    """(video, keyframe, boxes and scores (n, 5)) of an entry of mmaction2's dict or of OpenMixer's."""
+    """(video, keyframe, boxes and scores (n, 5)) of an entry of mmaction2's or OpenMixer's dict."""
     check_kind(key, str, f"{path}: a key", "'movie,second' or a video")
     where, found = f"{path}: {key}", []
     if isinstance(value, dict):                                # OpenMixer: one entry a video
@@ -157,8 +158,8 @@ def add_proposals(annotations: Annotations, proposals: Detections, iou: float = 
                   keep_unmatched: bool = True) -> Annotations:
     """Training boxes: the ground truth, and the proposals with the labels of what they overlap.
 
-    A proposal takes every label (and the person) of the box of highest IoU in its keyframe if that is
-    at least `iou`, else none: it becomes a row of text -1, or is left out.
+    A proposal takes every label (and the person) of the box of highest IoU in its keyframe if that
+    is at least `iou`, else none: it becomes a row of text -1, or is left out.
     """
     truth = annotations.select(annotations.text >= 0)
     keys = keyframe_key(truth.video, truth.keyframe)

@@ -2,7 +2,7 @@
 
     UCF101v2-GT.pkl, JHMDB-GT.pkl       a pickle of Python 2: one dict of
         labels          ["Basketball", ...]
-        train_videos    a list for each official split: [["Basketball/v_Basketball_g08_c01", ...], ...]
+        train_videos    a list for each official split: [["Biking/v_Biking_g08_c01", ...], ...]
         test_videos     the same
         nframes         {video: 151}
         resolution      {video: (240, 320)}, height first
@@ -24,14 +24,15 @@ from table import Annotations, cached, clip_boxes, make_annotations
 MOC = "https://github.com/MCG-NJU/MOC-Detector (its dataset section)"
 GURKIRT = "https://github.com/gurkirt/corrected-UCF101-Annots"
 UCF101_24 = [
-    "basketball", "basketball dunk", "biking", "cliff diving", "cricket bowling", "diving", "fencing",
-    "floor gymnastics", "golf swing", "horse riding", "ice dancing", "long jump", "pole vault",
-    "rope climbing", "salsa spin", "skate boarding", "skiing", "skijet", "soccer juggling", "surfing",
-    "tennis swing", "trampoline jumping", "volleyball spiking", "walking with dog"]
+    "basketball", "basketball dunk", "biking", "cliff diving", "cricket bowling", "diving",
+    "fencing", "floor gymnastics", "golf swing", "horse riding", "ice dancing", "long jump",
+    "pole vault", "rope climbing", "salsa spin", "skate boarding", "skiing", "skijet",
+    "soccer juggling", "surfing", "tennis swing", "trampoline jumping", "volleyball spiking",
+    "walking with dog"]
 JHMDB_21 = [
     "brush hair", "catch", "clap", "climb stairs", "golf", "jump", "kick ball", "pick", "pour",
-    "pull up", "push", "run", "shoot ball", "shoot bow", "shoot gun", "sit", "stand", "swing baseball",
-    "throw", "walk", "wave"]
+    "pull up", "push", "run", "shoot ball", "shoot bow", "shoot gun", "sit", "stand",
+    "swing baseball", "throw", "walk", "wave"]
 
 
 def read_ucf101_24(data, split: str = "train") -> Annotations:
@@ -54,7 +55,7 @@ def read_ucf101_24(data, split: str = "train") -> Annotations:
 
 
 def read_jhmdb_21(data, split: str = "train", division: int = 1) -> Annotations:
-    """JHMDB-21 from MOC's `JHMDB-GT.pkl`, by one of its three official divisions into train and test.
+    """JHMDB-21 from MOC's `JHMDB-GT.pkl`, by one of its three divisions into train and test.
 
     Division 0 has the videos of all of them, each once.
     """
@@ -100,7 +101,7 @@ def act_table(path, classes: list[str], split: str, division: int) -> Annotation
                 frame, box = rows[:, 0], rows[:, 1:]
                 if (frame % 1).any():
                     raise ValueError(f"{where}: a tube of label {label} has frame "
-                                     f"{frame[(frame % 1).argmax()]:g}; expected whole numbers from 1")
+                                     f"{frame[(frame % 1).argmax()]:g}; expected whole numbers")
                 tubes[-1].append((known[label], frame - 1, box))
         if not by_label:
             faults.append(f"{path.name}: {video}: listed, but has no boxes")
@@ -157,11 +158,14 @@ def class_of(label, classes: list[str], path) -> int:
     return plain.index(name)
 
 
-def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, faults) -> Annotations:
-    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4))]; the i-th is person i."""
+def tube_table(path, videos, classes, tubes, n_frames, size, every: bool, faults) -> Annotations:
+    """Rows from tubes[video] = [(class, frame_idx (n,), pixel boxes (n, 4))], one a person.
+
+    every: keep frames without a box.
+    """
     if sum(n_frames) > 10 ** 7:                                # UCF101-24 has 555,157
-        raise ValueError(f"{path}: its videos have {sum(n_frames):,} frames, up to {max(n_frames):,}; "
-                         "is that their number?")
+        raise ValueError(f"{path}: its videos have {sum(n_frames):,} frames, up to "
+                         f"{max(n_frames):,}; is that their number?")
     check_pixels(path, [box for of_video in tubes for *_, box in of_video])
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
     for v, video in enumerate(videos):
@@ -178,7 +182,7 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every_frame: bool, 
             same = np.full((3, keep.sum()), [[v], [label], [person]])
             parts.append((box[keep], frame[keep].astype(int), *same))
             empty[parts[-1][1]] = False
-        if every_frame:
+        if every:
             n = empty.sum()
             same = np.full((3, n), [[v], [-1], [-1]])
             parts.append((np.zeros((n, 4)), np.flatnonzero(empty), *same))
@@ -194,6 +198,6 @@ def read_act_pickle(path, split: int = 1) -> Annotations:
         return gurkirt_table(path, path.with_name("testlist01.txt"), "test")
     count = len(field(load_pickle(path), "labels", list, path))
     if count not in (24, 21):
-        raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, JHMDB-GT.pkl "
-                         "with 21, or pyannot.pkl")
+        raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, "
+                         "JHMDB-GT.pkl with 21, or pyannot.pkl")
     return act_table(path, UCF101_24 if count == 24 else JHMDB_21, "test", split)

@@ -24,14 +24,15 @@ from table import Annotations, cached, clip_boxes, make_annotations, merge
 VIDSTG_SOURCE = "https://github.com/Guaranteer/VidSTG-Dataset"
 VIDOR_SOURCE = "https://xdshang.github.io/docs/vidor.html"
 VIDOR_PEOPLE = {"adult", "child", "baby"}
-VIDOR_SPATIAL = {"above", "towards", "behind", "away", "beneath", "next_to", "in_front_of", "inside"}
+VIDOR_SPATIAL = {"above", "towards", "behind", "away", "beneath", "next_to", "in_front_of",
+                 "inside"}
 
 
 def read_vidstg(data, vidor, split: str = "train") -> Annotations:
     """VidSTG's declarative captions of what people do, on the boxes of the person in VidOR.
 
     data: the folder with `{split}_annotations.json`; vidor: the folder with VidOR's JSON files and
-    videos. split "all" is the three together: the paper chooses its 23,165 captions from all 99,943.
+    videos. split "all" is the three together: the paper chooses 23,165 captions from all 99,943.
     """
     check_split(split, ("train", "val", "test", "all"))
     if split == "all":
@@ -42,7 +43,8 @@ def read_vidstg(data, vidor, split: str = "train") -> Annotations:
     if not jsons:
         raise FileNotFoundError(f"no VidOR annotation (<group>/<video>.json) is under {vidor}; "
                                 f"get it from {VIDOR_SOURCE}")
-    table = cached(data, "vidstg", [path, *jsons.values()], [split], lambda: vidstg_table(path, jsons))
+    table = cached(data, "vidstg", [path, *jsons.values()], [split],
+                   lambda: vidstg_table(path, jsons))
     table.files = videos_on_disk(table.videos, files, [])
     return table
 
@@ -53,9 +55,9 @@ def vidstg_samples(entries: list, path="") -> list[tuple[str, str, int, int, int
     samples = []
     for i, entry in enumerate(entries):
         where = f"{path}: entry {i}"
-        video, things = field(entry, "vid", str, where), field(entry, "subject/objects", list, where)
+        video = field(entry, "vid", str, where)
         kind = {field(thing, "tid", int, where): field(thing, "category", str, where)
-                for thing in things}
+                for thing in field(entry, "subject/objects", list, where)}
         span = field(entry, "temporal_gt", dict, where)
         begin = whole(span, "begin_fid", f"{where}: temporal_gt", 0, 2 ** 24)
         end = whole(span, "end_fid", f"{where}: temporal_gt", begin + 1, 2 ** 24)
