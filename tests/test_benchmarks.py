@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_readers import H, W, act_pickle, ava_folder, render, square, vidor, vidstg_entry, write
+from layouts import H, W, act_pickle, ava_folder, render, square, vidor, vidstg_entry, write
 
 import data
 import engine

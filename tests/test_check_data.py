@@ -9,7 +9,7 @@ import check_data
 import data
 import pytest
 from formats.vidstg import vidstg_samples
-from test_readers import H, SAMPLES, W, ava_folder, hcstvg_entries, needs_samples, render, square, vidor, write
+from layouts import H, SAMPLES, W, ava_folder, hcstvg_entries, needs_samples, render, square, vidor, write
 
 
 def check(monkeypatch, capsys, *args) -> str:

@@ -175,7 +175,7 @@ def test_coco_becomes_the_annotations_csv(folder):
 @pytest.mark.parametrize("kind, i, new, says", [
     ("images", 1, {"frame_id": None}, "image 11: frame_id is a NoneType; expected int"),
     ("images", 1, {"frame_id": 0.7}, "image 11: frame_id is a float; expected int"),
-    ("images", 1, {"frame_id": -4}, "image 11: frame_id -4 is not 0 or more"),
+    ("images", 1, {"frame_id": -4}, "image 11: frame_id is -4; expected 0 to"),
     ("images", 1, {"id": 10}, "images: id 10 is there twice"),
     ("images", 1, {"video_id": 5}, "image 11: video_id 5 is nowhere in the file"),
     ("images", 0, {"width": "200"}, "image 10: width is a str"),

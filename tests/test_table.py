@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from check_data import samples_of
-from test_readers import BOX, FAR, hcstvg_entries, make, rows, vidor, vidstg_entry, write
+from layouts import BOX, FAR, hcstvg_entries, make, rows, vidor, vidstg_entry, write
 
 from table import ROW_ARRAYS, cached, distinct, make_annotations, merge, sample_fraction
 from train_align import add_alignment_flags, read_alignment
