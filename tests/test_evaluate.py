@@ -173,12 +173,12 @@ ELSEWHERE = {"none.csv": "v_2,0902,0.0,0.0,0.4,0.8,12,0.5\n",
 
 @pytest.mark.parametrize("flags, message", [
     ("--predictions nan.csv", "nan.csv:1: score is absent or not a finite number"),
-    ("--predictions empty.csv", "empty.csv: no predictions"),
+    ("--predictions empty.csv", "empty.csv: no rows"),
     ("--predictions nosuch.csv", "nosuch.csv"),
     ("--predictions none.csv", "none.csv: none of its 1 detections is on a keyframe of the ground "
      "truth: 100% are on 1 videos that the truth does not know (yours: v_2; the truth's: v_1)"),
     ("--predictions late.csv", "each is off by 0.5 s from an annotated one"),
-    ("--ground-truth empty.csv", "empty.csv: is empty"),
+    ("--ground-truth empty.csv", "empty.csv: no rows"),
     ("--ground-truth nosuch.csv", "nosuch.csv"),
     ("--ground-truth other.pkl", "other.pkl: has 1 labels; expected UCF101v2-GT.pkl with 24"),
     ("--label-map empty.pbtxt", "empty.pbtxt: holds no classes"),
