@@ -72,19 +72,20 @@ def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Times of all frames in display order, and of the key frames, in the stream's unit, from packets.
 
     Frame i of a full decode appears at the i-th time. Where packets do not tell (bare streams, joined
-    ones, AVI's B-frames), frames can only be counted from the start: the times are 0, 1, 2, ..., the
-    key frames None.
+    ones, .mpg, B-frames of AVI and ASF), frames can only be counted from the start: the times are
+    0, 1, 2, ..., the key frames None.
     """
     container, stream = open_container(path)
     with container:
-        is_avi, has_b_frames = container.format.name == "avi", stream.codec_context.has_b_frames
+        container_format, has_b_frames = container.format.name, stream.codec_context.has_b_frames
         read = [(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
                 for packet in packets(container, stream) if packet.size]
     found = [(pts, is_key) for pts, _, is_key, is_discard in read if not is_discard]
     sent = [dts for _, dts, *_ in read if dts is not None]
     untold = any(b < a for a, b in zip(sent, sent[1:]))      # two recordings, one after the other
     # B-frames are sent before they appear; where all packets say otherwise, none tells when
-    untold |= bool(has_b_frames) and (is_avi or all(pts == dts for pts, dts, *_ in read))
+    untold |= bool(has_b_frames) and (container_format in ("avi", "asf", "mpeg")
+                                      or all(pts == dts for pts, dts, *_ in read))
     if not found:
         raise ValueError(f"{path}: no frame can be decoded")
     times = {time for time, _ in found}
