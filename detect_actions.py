@@ -436,7 +436,7 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
 
     results = Results(stem, source.name, words.names, args.json, settings.calibration,
                       settings.threshold, settings.gap)
-    film, end, exported, delays = None, 0.0, [], deque(maxlen=10_000)
+    film, end, exported, note, delays = None, 0.0, [], "", deque(maxlen=10_000)
     began = said = perf_counter()
     bar = tqdm(total=source.duration, unit=" video s", unit_scale=True, desc=stem.name,
                dynamic_ncols=True, disable=None if engine.is_main() else True)
@@ -459,10 +459,12 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
                 end = b.time
                 if source.is_live and b.picture:
                     delays.append(perf_counter() - b.arrived)
-                    bar.set_postfix_str(f"{delays[-1]:.1f} s behind, {source.late} keyframes late")
-                elif bar.disable and engine.is_main() and perf_counter() - said > 60:   # in a log
+                    note = f"  {delays[-1]:.1f} s behind, {source.late} keyframes late"
+                    bar.set_postfix_str(note)
+                if bar.disable and engine.is_main() and perf_counter() - said > 60:     # in a log
                     said = perf_counter()
-                    print(f"{video}: {end:.0f} of {source.duration or inf:.0f} s", file=sys.stderr)
+                    length = f" of {source.duration:.0f}" if source.duration else ""
+                    print(f"{video}: {end:.0f}{length} s{note}", file=sys.stderr, flush=True)
     finally:
         bar.close()
         results.close(end)
