@@ -1,4 +1,4 @@
-"""All pictures: people on frames, contact sheets, bars of AP, curves of a run, the page beside an annotated video."""
+"""All pictures: people on frames, contact sheets, bars of AP, curves of a run, a video's page."""
 
 import colorsys
 import functools
@@ -26,9 +26,9 @@ def colour_of(number: int, saturation: float = 0.7) -> tuple[int, int, int]:
 
 # ---------------------------------------------------------------- boxes with words on frames
 
-# tried in this order beside Pillow's own font, which knows Latin letters; the first that knows all letters is taken
-FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DroidSansFallbackFull.ttf",
-         "Arial Unicode.ttf", "msyh.ttc")
+# tried in this order after Pillow's own font, which knows Latin letters only
+FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf",
+         "DroidSansFallbackFull.ttf", "Arial Unicode.ttf", "msyh.ttc")
 
 
 @functools.cache
@@ -39,28 +39,31 @@ def load_font(name: str | None, size: int):
 
 def missing_letters(text: str, name: str | None) -> str:
     """The letters of a text for which a font has no picture of its own."""
-    font = load_font(name, 20)
-    unknown = font.getmask("\U0010ffff")
-    return "".join(letter for letter in dict.fromkeys(text) if not letter.isspace()
-                   and (mask := font.getmask(letter)).size == unknown.size and bytes(mask) == bytes(unknown))
+    def picture(letter: str) -> tuple:
+        mask = load_font(name, 20).getmask(letter)
+        return mask.size, bytes(mask)
+
+    unknown = picture("\U0010ffff")
+    return "".join(letter for letter in dict.fromkeys(text)
+                   if not letter.isspace() and picture(letter) == unknown)
 
 
 def choose_font(text: str, wanted: str | None = None) -> tuple[str | None, str]:
-    """The font that draws most of a text, for `load_font`, and the letters that it lacks; wanted: that one."""
+    """The font, for `load_font`, that draws most of a text, or `wanted`; the letters it lacks."""
     found = {}
     for name in [wanted] if wanted else [None, *FONTS]:
         try:
             found[name] = missing_letters(text, name)
         except OSError as error:
             if wanted:
-                raise ValueError(f"--font {wanted}: not a font that can be read ({error})") from None
+                raise ValueError(f"--font {wanted}: not a font ({error})") from None
     best = min(found, key=lambda name: len(found[name]))
     return best, found[best]
 
 
 def draw_people(rgb: np.ndarray, people: list[tuple[int, np.ndarray, list[str]]], legend: str,
                 font_name: str | None = None) -> np.ndarray:
-    """The picture (H, W, 3) uint8 with people's boxes, their track numbers and words, and a legend below.
+    """The picture (H, W, 3) uint8 with people's boxes, track numbers and words; a legend below.
 
     people: track, box (4,) xyxy in [0, 1], lines of words. font_name: as `choose_font` gives it.
     """
@@ -74,12 +77,13 @@ def draw_people(rgb: np.ndarray, people: list[tuple[int, np.ndarray, list[str]]]
     canvas.rectangle((0, H - line, font.getlength(legend) + size / 2, H), fill="black")
     canvas.text((size / 4, H - line), legend, "white", font)
     for track, box, _ in people:
-        canvas.rectangle((box * [W, H, W, H]).round().tolist(), outline=colour_of(track), width=thick)
+        corners = (box * [W, H, W, H]).round().tolist()
+        canvas.rectangle(corners, outline=colour_of(track), width=thick)
     taken = []
     for track, box, said in people:
         text = f"#{track}  " + "\n".join(said)
         w, h = max(map(font.getlength, text.split("\n"))) + size / 2, line * max(len(said), 1)
-        x, y = max(min(box[0] * W, W - w), 0), max(box[1] * H - h, 0)        # above the box where there is room
+        x, y = max(min(box[0] * W, W - w), 0), max(box[1] * H - h, 0)        # above the box
         for left, top, right, bottom in sorted(taken, key=lambda label: label[1]):
             if x < right and left < x + w and y < bottom and top < y + h:
                 y = bottom                                                   # below other labels
@@ -91,14 +95,16 @@ def draw_people(rgb: np.ndarray, people: list[tuple[int, np.ndarray, list[str]]]
 
 # ---------------------------------------------------------------- contact sheets, bars of AP
 
-def contact_sheet(pictures: list[Tensor], boxes: list[Tensor], texts: list[list[str]]) -> Image.Image:
-    """Keyframes (3, H, W) uint8 with their boxes (N_b, 4), xyxy in [0, 1], and N_b texts, four in a row."""
+def contact_sheet(pictures: list[Tensor], boxes: list[Tensor],
+                  texts: list[list[str]]) -> Image.Image:
+    """Keyframes (3, H, W) uint8, four in a row, with N_b boxes, xyxy in [0, 1], and N_b texts."""
     tiles = []
     for picture, own, said in zip(pictures, boxes, texts):
         scale = min(240 / picture.shape[1], 320 / picture.shape[2])
         h, w = (round(side * scale) for side in picture.shape[1:])
-        drawn = draw_bounding_boxes(v2.functional.resize(picture, [h, w]), own * torch.tensor([w, h, w, h]),
-                                    [text[:52] for text in said], colors="yellow", width=2)
+        drawn = draw_bounding_boxes(
+            v2.functional.resize(picture, [h, w]), own * torch.tensor([w, h, w, h]),
+            [text[:52] for text in said], colors="yellow", width=2)
         tiles.append(v2.functional.pad(drawn, [0, 0, 320 - w, 240 - h]))
     sheet = make_grid(torch.stack(tiles), nrow=4, padding=4, pad_value=128).permute(1, 2, 0)
     return Image.fromarray(sheet.numpy())
@@ -108,7 +114,7 @@ COLOURS = {"base": (55, 110, 180), "novel": (225, 120, 40), None: (55, 110, 180)
 
 
 def ap_bars(title: str, classes: list[dict]) -> Image.Image:
-    """Each class's AP (classes of a results JSON) as a bar, the best on top, base and novel in two colours."""
+    """Each class's AP (classes of a results JSON) as a bar in its split's colour, best on top."""
     font, row, top = ImageFont.load_default(13), 20, 54
     entries = [entry for entry in classes if entry["ap"] is not None]
     entries.sort(key=lambda entry: -entry["ap"])
@@ -135,8 +141,9 @@ def ap_bars(title: str, classes: list[dict]) -> Image.Image:
 # ---------------------------------------------------------------- the curves of a training run
 
 def ticks_between(low: float, high: float, is_log: bool, count: int = 4) -> list[float]:
-    """Round numbers in [low, high], about `count`: 1, 2 or 5 times a power of ten, or multiples of one of these."""
-    powers = range(math.floor(math.log10(low if is_log else (high - low) / count)), math.ceil(math.log10(high)) + 1)
+    """About `count` round numbers in [low, high]: 1, 2 or 5 times powers of ten, or multiples."""
+    least = low if is_log else (high - low) / count
+    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(high)) + 1)
     rounds = [factor * 10.0 ** power for power in powers for factor in (1, 2, 5)]
     if is_log:
         inside = [tick for tick in rounds if low <= tick <= high]
@@ -150,7 +157,8 @@ def draw_curves(log_path, png_path) -> None:
 
     Axes begin at 0; that of a loss that fell to a twentieth is logarithmic.
     """
-    lines = [json.loads(line) for line in Path(log_path).read_text().splitlines() if line.endswith("}")]
+    lines = Path(log_path).read_text().splitlines()
+    lines = [json.loads(line) for line in lines if line.endswith("}")]
     names = [name for name in (lines[-1] if lines else {}) if name not in ("step", "data_wait")]
     width, height, left, top, right, bottom = 520, 250, 70, 34, 500, 215
     image = Image.new("RGB", (2 * width, max(-(-len(names) // 2), 1) * height), "white")
@@ -165,10 +173,11 @@ def draw_curves(log_path, png_path) -> None:
 
         def at(step: float, value: float) -> tuple[float, float]:
             across = (step - steps[0]) / max(steps[-1] - steps[0], 1)
-            return (x0 + left + (right - left) * across,
-                    y0 + bottom - (bottom - top) * (scale(value) - scale(low)) / (scale(high) - scale(low)))
+            up = (scale(value) - scale(low)) / (scale(high) - scale(low))
+            return x0 + left + (right - left) * across, y0 + bottom - (bottom - top) * up
 
-        canvas.text((x0 + left, y0 + 8), f"{name}  {values[-1]:.4g} at step {steps[-1]:,}", "black", font)
+        title = f"{name}  {values[-1]:.4g} at step {steps[-1]:,}"
+        canvas.text((x0 + left, y0 + 8), title, "black", font)
         for tick in ticks_between(low, high, is_log):
             y = at(steps[0], tick)[1]
             canvas.line((x0 + left, y, x0 + right, y), (225, 225, 225))
@@ -177,7 +186,8 @@ def draw_curves(log_path, png_path) -> None:
             x = at(tick, low)[0]
             canvas.line((x, y0 + top, x, y0 + bottom), (225, 225, 225))
             canvas.text((x, y0 + bottom + 5), f"{tick:,.0f}", "black", font, anchor="ma")
-        canvas.line([at(*point) for point in points] * (1 if len(points) > 1 else 2), (55, 110, 180), 2)
+        curve = [at(*point) for point in points]
+        canvas.line(curve if len(curve) > 1 else 2 * curve, (55, 110, 180), 2)
     temporary = Path(f"{png_path}.part")
     image.save(temporary, "PNG")
     os.replace(temporary, png_path)
@@ -188,19 +198,20 @@ def draw_curves(log_path, png_path) -> None:
 PAGE = Path(__file__).with_name("assets") / "page.html"
 
 
-def write_page(path, title: str, video_file: str | None, spans: list[tuple[int, str, float, float, float]],
-               tracks: list[tuple[int, float, float]], actions: list[str], seconds: float, novel=()) -> None:
-    """One HTML file that opens from disk: the annotated video, and below it who does what when, to be clicked.
+def write_page(path, title: str, video_file: str | None, spans: list[tuple], tracks: list[tuple],
+               actions: list[str], seconds: float, novel=()) -> None:
+    """One HTML file that opens from disk: the video, and who does what when, to be clicked.
 
-    video_file: name of the annotated video in the page's folder, or None. spans: (track, action, start, end,
-    score), seconds; tracks: (track, first and last second); actions: all words, novel: those of them to star.
+    video_file: name of the video in the page's folder, or None. spans: (track, action, start, end,
+    score), seconds; tracks: (track, first and last second); actions: all words; novel: starred.
     """
     def hexadecimal(colour) -> str:
         return "#" + bytes(colour).hex()
 
     columns = {action: c for c, action in enumerate(actions)}
-    people = [[track, start, end, hexadecimal(colour_of(track))] for track, start, end in sorted(tracks)]
-    # people have bright colours, as in the video; words are dark, so that white figures can be read on them
+    # people have bright colours, as in the video; words are dark: white figures stand on them
+    people = [[track, start, end, hexadecimal(colour_of(track))]
+              for track, start, end in sorted(tracks)]
     words = [[action, hexadecimal(side * 5 // 8 for side in colour_of(c, 0.5)), action in novel]
              for action, c in columns.items()]
     data = {"seconds": seconds, "people": people, "words": words,
@@ -208,7 +219,7 @@ def write_page(path, title: str, video_file: str | None, spans: list[tuple[int, 
     source = quote(os.fsencode(video_file or ""))
     video = f'<video id="video" controls preload="metadata" src="{source}"></video>'
     parts = {"title": html.escape(title), "video": video if video_file else "",
-             "data": json.dumps(data).replace("<", "\\u003c")}             # no </script> and no <!-- inside
+             "data": json.dumps(data).replace("<", "\\u003c")}    # no </script>, no <!-- inside
     page = re.sub(r"\{\{(\w+)\}\}", lambda part: parts[part[1]], PAGE.read_text(encoding="utf-8"))
     temporary = Path(f"{path}.part")
     temporary.write_bytes(page.encode("utf-8", "replace"))
