@@ -1,13 +1,14 @@
-"""A checkpoint and some words -> one file that runs without this library: ONNX, or PyTorch's own .pt2.
+"""A checkpoint and some words -> one file that runs without this library: ONNX, or PyTorch's .pt2.
 
     python export.py --ckpt runs/ucf101-24/last.pt --actions "wave" "ride a bike" --out model.onnx
 
-    clip (1, T, 3, H, W) uint8 RGB, boxes (n, 4) float xyxy in [0, 1]  ->  scores (n, C) of Eq. (3), logits (n, C)
+    clip (1, T, 3, H, W) uint8 RGB, boxes (n, 4) float xyxy in [0, 1]
+        ->  scores (n, C) of Eq. (3), logits (n, C)
 
-Normalisation and the words' embeddings are inside; T, H, W and the words are fixed, n is free. The file tells the
-words and sizes (ONNX: metadata "ovstad"; .pt2: extra file ovstad.json; it needs `import torchvision`). It and the
-checkpoint are run on the same random input, and the largest difference is printed. ONNX needs the packages onnx
-and onnxscript, to be compared also onnxruntime.
+Normalisation and the words' embeddings are inside; T, H, W and the words are fixed, n is free. The
+file tells the words and sizes (ONNX: metadata "ovstad"; .pt2: extra file ovstad.json; it needs
+`import torchvision`). It and the checkpoint are run on the same random input, and the largest
+difference is printed. ONNX needs the packages onnx and onnxscript, to be compared also onnxruntime.
 """
 
 import argparse
@@ -34,8 +35,9 @@ class FixedWords(nn.Module):
         super().__init__()
         self.model, self.beta = model, beta
         with torch.no_grad():
-            self.register_buffer("f_text", model.encode_text([prompt.replace("{}", word) for word in words]))
-        model.text_encoder = None                            # its work is done: half the parameters less
+            prompts = [prompt.replace("{}", word) for word in words]
+            self.register_buffer("f_text", model.encode_text(prompts))
+        model.text_encoder = None                            # its work is done
 
     def forward(self, clip: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(normalise(clip), [boxes], self.f_text, self.beta)              # (n, C)
@@ -44,7 +46,7 @@ class FixedWords(nn.Module):
 
 def example(T: int, H: int, W: int, n: int) -> tuple[Tensor, Tensor]:
     """A random clip and n random boxes."""
-    corners = torch.rand(n, 2, 2).sort(dim=1).values         # two points, the smaller coordinates first
+    corners = torch.rand(n, 2, 2).sort(dim=1).values         # two points, smaller coordinates first
     return torch.randint(0, 256, (1, T, 3, H, W), dtype=torch.uint8), corners.flatten(1)
 
 
@@ -57,11 +59,12 @@ def export(model: FixedWords, path: Path, size: tuple[int, int, int], record: di
         if path.suffix == ".pt2":
             program = torch.export.export(model, **arguments)
             torch.export.save(program, part, extra_files={"ovstad.json": json.dumps(record)})
-        else:                                                # opset 18: the first that PyTorch's exporter writes
-            with warnings.catch_warnings():                  # RoIAlign's sampling_ratio -1 is ONNX's 0: the same
+        else:                                                # opset 18: the first that torch writes
+            with warnings.catch_warnings():                  # RoIAlign's ratio -1 is ONNX's 0
                 warnings.filterwarnings("ignore", message="ONNX export for RoIAlign")
-                program = torch.onnx.export(model, **arguments, dynamo=True, opset_version=18, verbose=False,
-                                            input_names=["clip", "boxes"], output_names=["scores", "logits"])
+                program = torch.onnx.export(
+                    model, **arguments, dynamo=True, opset_version=18, verbose=False,
+                    input_names=["clip", "boxes"], output_names=["scores", "logits"])
             program.model.metadata_props["ovstad"] = json.dumps(record)
             program.save(part, external_data=False)
         os.replace(part, path)
@@ -81,15 +84,17 @@ def run_exported(path: Path, clip: Tensor, boxes: Tensor) -> list[np.ndarray]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)
-    parser.add_argument("--ckpt", required=True, help="a checkpoint of ours or ViCLIP's official weights, "
-                                                      "as for detect_actions.py")
-    parser.add_argument("--actions", nargs="+", required=True, metavar="WORD", help="the words, fixed in the file")
-    parser.add_argument("--out", default="model.onnx", help="the file to write, .onnx or .pt2")
-    parser.add_argument("--picture", type=engine.positive, nargs=2, default=[1280, 720],
-                        metavar=("WIDTH", "HEIGHT"), help="of the videos it is for: their shape tells H and W")
-    parser.add_argument("--short-side", type=engine.positive, help="of H and W; by default the checkpoint's")
-    parser.add_argument("--frames", type=engine.positive, help="T; by default the checkpoint's")
-    parser.add_argument("--beta", type=float, help="fusion ratio, Eq. 2; by default the checkpoint's")
+    add = parser.add_argument
+    add("--ckpt", required=True,
+        help="a checkpoint of ours or ViCLIP's official weights, as for detect_actions.py")
+    add("--actions", nargs="+", required=True, metavar="WORD", help="the words, fixed in the file")
+    add("--out", default="model.onnx", help="the file to write, .onnx or .pt2")
+    add("--picture", type=engine.positive, nargs=2, default=[1280, 720], metavar=("W", "H"),
+        help="width and height of the videos it is for; their shape is the clip's")
+    add("--short-side", type=engine.positive, help="of the clip; by default the checkpoint's")
+    add("--frames", type=engine.positive, help="T; by default the checkpoint's")
+    add("--beta", type=engine.number(0, 1),
+        help="fusion ratio, Eq. 2; by default the checkpoint's")
     return parser.parse_args(argv)
 
 
@@ -100,20 +105,22 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--out {path}: ends in {path.suffix!r}; expected .onnx or .pt2")
     missing = [name for name in ("onnx", "onnxscript") if not importlib.util.find_spec(name)]
     if path.suffix == ".onnx" and missing:
-        raise ValueError(f"--out {path}: needs pip install {' '.join(missing)}; or give a name that ends in .pt2")
+        raise ValueError(f"--out {path}: needs pip install {' '.join(missing)}; or give a name "
+                         "that ends in .pt2")
     if any(":" in word or "|" in word for word in args.actions):
-        raise ValueError(f"--actions {' '.join(args.actions)}: phrasings (: and |) are not exported; "
-                         "give one each")
+        raise ValueError(f"--actions {' '.join(args.actions)}: phrasings (: and |) are not "
+                         "exported; give one each")
     model, record = ovstad.load_model(args.ckpt)
     short_side = args.short_side or record.get("short_side") or model.short_side
     W, H = scaled_size(*args.picture, short_side, model.patch)
     T = args.frames or record.get("frames") or model.frames
     beta = record.get("beta", ovstad.BETA) if args.beta is None else args.beta
     model = FixedWords(model, args.actions, record.get("prompt", ovstad.PROMPT), beta).eval()
-    export(model, path, (T, H, W), {"actions": args.actions, "frames": T, "stride": record.get("stride") or 1,
-                                    "height": H, "width": W, "beta": beta})
-    print(f"{path}: clip (1, {T}, 3, {H}, {W}) uint8, boxes (n, 4) -> scores, logits (n, {len(args.actions)}); "
-          f"{path.stat().st_size / 1e6:.0f} MB")
+    export(model, path, (T, H, W), {
+        "actions": args.actions, "frames": T, "stride": record.get("stride") or 1, "height": H,
+        "width": W, "beta": beta})
+    print(f"{path}: clip (1, {T}, 3, {H}, {W}) uint8, boxes (n, 4) -> scores, logits "
+          f"(n, {len(args.actions)}); {path.stat().st_size / 1e6:.0f} MB")
     if path.suffix == ".onnx" and not importlib.util.find_spec("onnxruntime"):
         print("not compared with PyTorch: pip install onnxruntime to do so")
         return
@@ -124,7 +131,8 @@ def main(argv: list[str] | None = None) -> None:
             expected = model(*inputs)
         scores, logits = [float(np.abs(found - ours.numpy()).max())
                           for found, ours in zip(run_exported(path, *inputs), expected)]
-        print(f"{n:>2} boxes: largest difference from PyTorch {scores:.1e} of scores, {logits:.1e} of logits")
+        print(f"{n:>2} boxes: largest difference from PyTorch {scores:.1e} of scores, "
+              f"{logits:.1e} of logits")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import ovstad
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A toy checkpoint, a clip (1, 4, 3, 48, 64), 5 boxes, and their scores (5, 2) by the library's own steps."""
+    """A toy checkpoint, a clip (1, 4, 3, 48, 64), 5 boxes, their scores (5, 2), step by step."""
     path = tmp_path_factory.mktemp("checkpoint") / "last.pt"
     torch.manual_seed(0)
     model = ovstad.build_model("toy")
-    torch.save({"model": model.state_dict(), "arch": "toy", "stage": "finetune", "beta": 0.6, "prompt": "someone {}", "frames": 4,
-                "short_side": 48}, path)
+    torch.save({"model": model.state_dict(), "arch": "toy", "stage": "finetune", "beta": 0.6,
+                "prompt": "someone {}", "frames": 4, "short_side": 48}, path)
     clip, boxes = export.example(4, 48, 64, n=5)
     video = (clip.float() / 255 - torch.tensor(ovstad.IMAGENET_MEAN).view(3, 1, 1)) \
         / torch.tensor(ovstad.IMAGENET_STD).view(3, 1, 1)
@@ -31,7 +31,8 @@ def checkpoint(tmp_path_factory):
 
 
 def run_export(path, out) -> None:
-    export.main(["--ckpt", path, "--actions", "waves", "runs", "--out", str(out), "--picture", "64", "48"])
+    export.main(["--ckpt", path, "--actions", "waves", "runs", "--out", str(out), "--picture", "64",
+                 "48"])
 
 
 def test_pt2_runs_without_the_library_for_any_number_of_boxes(checkpoint, tmp_path, capsys):
@@ -40,11 +41,17 @@ def test_pt2_runs_without_the_library_for_any_number_of_boxes(checkpoint, tmp_pa
     assert "10 boxes: largest difference" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
     torch.save((clip, boxes), tmp_path / "inputs.pt")
-    code = ("import torch, torchvision; clip, boxes = torch.load('inputs.pt'); more = {'ovstad.json': ''};"
-            "model = torch.export.load('model.pt2', extra_files=more).module(); print(more['ovstad.json'])\n"
-            "with torch.inference_mode():"
-            " torch.save([model(clip, boxes[:n])[0] for n in (0, 1, 5)], 'scores.pt')")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    code = """
+import torch, torchvision
+clip, boxes = torch.load("inputs.pt")
+more = {"ovstad.json": ""}
+model = torch.export.load("model.pt2", extra_files=more).module()
+print(more["ovstad.json"])
+with torch.inference_mode():
+    torch.save([model(clip, boxes[:n])[0] for n in (0, 1, 5)], "scores.pt")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True,
+                          capture_output=True, text=True)
     assert json.loads(done.stdout.splitlines()[-1])["actions"] == ["waves", "runs"]
     for n, found in zip((0, 1, 5), torch.load(tmp_path / "scores.pt")):
         np.testing.assert_allclose(found.numpy(), scores[:n], atol=1e-5)
@@ -56,11 +63,14 @@ def test_onnx_gives_the_same_scores_for_any_number_of_boxes(checkpoint, tmp_path
     import onnxruntime
     path, clip, boxes, scores = checkpoint
     run_export(path, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx",
+                                           providers=["CPUExecutionProvider"])
     record = json.loads(session.get_modelmeta().custom_metadata_map["ovstad"])
-    assert (record["actions"], record["height"], record["width"], record["beta"]) == (["waves", "runs"], 48, 64, 0.6)
+    assert record == {"actions": ["waves", "runs"], "frames": 4, "stride": 1, "height": 48,
+                      "width": 64, "beta": 0.6}
     for n in (0, 1, 5):
-        found, logits = session.run(["scores", "logits"], {"clip": clip.numpy(), "boxes": boxes[:n].numpy()})
+        found, logits = session.run(["scores", "logits"], {"clip": clip.numpy(),
+                                                           "boxes": boxes[:n].numpy()})
         assert found.shape == logits.shape == (n, 2)
         np.testing.assert_allclose(found, scores[:n], atol=1e-4)
 
@@ -69,7 +79,7 @@ def test_exports_that_cannot_be_are_refused_in_one_line(checkpoint, tmp_path, mo
     with pytest.raises(ValueError, match="expected .onnx or .pt2"):
         run_export(checkpoint[0], tmp_path / "model.bin")
     with pytest.raises(ValueError, match="phrasings"):
-        export.main(["--ckpt", checkpoint[0], "--actions", "wave: waving|hand wave", "--out", "model.pt2"])
+        export.main(["--ckpt", checkpoint[0], "--actions", "wave: hi|hand wave", "--out", "m.pt2"])
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install onnx onnxscript"):
         run_export(checkpoint[0], tmp_path / "model.onnx")
