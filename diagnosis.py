@@ -74,7 +74,7 @@ FEW = 0.1             # our judgement: a larger share of detections beside the t
 
 
 def check_names(path, truth: Annotations, found: Detections) -> None:
-    """ValueError if no detection is on a keyframe of the truth; a warning if many are not."""
+    """ValueError if no detection is on a keyframe of the truth; notes of what is odd on stderr."""
     beside = ~on_keyframes(truth, found)
     reason = "; ".join(names_and_times(truth, found))
     if beside.all():
@@ -83,6 +83,15 @@ def check_names(path, truth: Annotations, found: Detections) -> None:
     if beside.mean() > FEW:
         print(f"{path}: {beside.sum()} of {len(found)} detections are on keyframes that the ground "
               f"truth does not name: {reason}", file=sys.stderr)
+    peopled = np.unique(truth.video[truth.text >= 0])
+    without = np.setdiff1d(peopled, found.video)
+    if len(without):
+        print(f"{path}: {len(without)} of {len(peopled)} videos with people have no detection, "
+              f"such as {truth.videos[without[0]]}", file=sys.stderr)
+    score, count = np.unique(found.score, return_counts=True)
+    if 1 < len(found) < 2 * count.max():
+        print(f"{path}: {count.max()} of {len(found)} scores are {score[count.argmax()]:g}: "
+              "between these the order of the rows decides", file=sys.stderr)
 
 
 def on_keyframes(truth: Annotations, found: Detections) -> np.ndarray:

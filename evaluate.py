@@ -103,26 +103,32 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
         jhmdb, splits = read_splits(
             lambda split: data.read_dataset("jhmdb-21", args.jhmdb, f"test{split or ''}"),
             args.split)
-        sets = {folder or "data/ucf101-24": TestSet("UCF101-24", ucf, novel=[]),
-                args.jhmdb or "data/jhmdb-21": TestSet("JHMDB-21", jhmdb, splits, jhmdb.texts)}
+        sets = [(folder or "data/ucf101-24", TestSet("UCF101-24", ucf, novel=[])),
+                (args.jhmdb or "data/jhmdb-21", TestSet("JHMDB-21", jhmdb, splits, jhmdb.texts))]
     elif benchmark == "ov-ava":
         ava = data.read_dataset("ava", folder, "test", version=args.version)
         novel = data.novel_classes("ava", ava.texts, args.novel)
         if benchmark == own and not args.novel:              # it may have had other novel classes
             novel = record.get("novel") or novel
-        sets = {folder or "data/ava": TestSet("AVA", ava, novel=novel)}
+        sets = [(folder or "data/ava", TestSet("AVA", ava, novel=novel))]
     else:
         truth = data.read_dataset("csv", folder, "test", csv=args.csv)
         base = record.get("base") or truth.texts
         novel = (data.novel_classes("csv", truth.texts, args.novel, folder)
                  or [name for name in truth.texts if name not in base])
         beside = folder or (Path(args.csv).parent if args.csv else "data/csv")
-        sets = {beside: TestSet("csv", truth, novel=novel)}
+        sets = [(beside, TestSet("csv", truth, novel=novel))]
 
+    paths = args.proposals or [boxes_beside(beside, benchmark) for beside, _ in sets]
+    if len(paths) > len(sets):
+        raise ValueError(f"--proposals {' '.join(paths)}: {len(paths)} files, but {benchmark} has "
+                         f"{len(sets)} test set{'s' * (len(sets) > 1)}")
+    if args.score is not None and set(paths) == {"ground-truth"}:
+        raise ValueError(f"--score {args.score:g}: annotated boxes have no score; leave it out, or "
+                         "give --proposals")
     min_score = MIN_SCORE[benchmark] if args.score is None else args.score
-    for number, (beside, one) in enumerate(sets.items()):
-        one.boxes_from = (args.proposals[min(number, len(args.proposals) - 1)] if args.proposals
-                          else boxes_beside(beside, benchmark))
+    for (_, one), path in zip(sets, paths * (len(sets) // len(paths))):
+        one.boxes_from = path
         if one.boxes_from == "ground-truth":                 # as if a detector had found everybody
             rows, one.boxes_from = people_of(one.truth), "ground truth"
             one.proposals = Detections(one.truth.video[rows], one.truth.keyframe[rows],
@@ -130,7 +136,7 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
                                        np.ones(len(rows), np.float32))
         else:
             one.proposals, one.min_score = read_people(one, min_score), min_score
-    return benchmark, list(sets.values())
+    return benchmark, [one for _, one in sets]
 
 
 def read_splits(read, wanted: list[int] | None) -> tuple[Annotations, dict[int, np.ndarray]]:
@@ -474,13 +480,15 @@ def score_files(args: argparse.Namespace) -> list[dict]:
                              "they are those of JHMDB-GT.pkl")
         check_scorable(truth, protocols, args)
         found, left_out = read_predictions(path, truth, labels)
+        one = TestSet(path, truth, splits, args.novel and read_novel(args.novel, truth),
+                      args.exclude and read_excluded(args.exclude, truth), left_out)
         check_names(path, truth, found)
         if pickled:                                          # it lists all test videos
             known = np.isin(found.video, truth.video)
             left_out["on videos that the ground truth lacks"] = int((~known).sum())
             found = found.select(known)
-        one = TestSet(path, truth, splits, args.novel and read_novel(args.novel, truth),
-                      args.exclude and read_excluded(args.exclude, truth), left_out)
+        if args.exclude and not np.isin(one.excluded[0], truth.video).any():
+            print(f"{args.exclude}: none of its videos is in the ground truth", file=sys.stderr)
         about = {"predictions_file": path, "ground_truth_file": args.ground_truth,
                  "label_map": map_path}
         for protocol in protocols:
@@ -584,12 +592,13 @@ def main() -> None:
         raise ValueError("nothing to score; give --ckpt, or --predictions CSV and "
                          "--ground-truth CSV|PKL")
 
-    # several splits, seeds or checkpoints: the mean of each protocol and beta
+    # several splits, seeds or checkpoints: the mean of each protocol, beta and set of classes
     alike = {}
     for result in results:
-        key = result["protocol"], result.get("beta"), result.get("joint", False)
+        classes = tuple(entry["name"] for entry in result["classes"])
+        key = result["protocol"], result.get("beta"), result.get("joint"), classes
         alike.setdefault(key, []).append(result)
-    for (protocol, beta, _), group in alike.items():
+    for (protocol, beta, *_), group in alike.items():
         if len(group) > 1:
             results.append(mean_and_spread(group))
             print(f"mean of {len(group)}, {protocol}" + ("" if beta is None else f", beta {beta:g}")

@@ -19,7 +19,7 @@ def perfect():
         x, y = rng.uniform(0.05, 0.4, 2)
         box = (x, y, x + rng.uniform(0.1, 0.2), y + rng.uniform(0.3, 0.5))
         people.append(((k // 15, 902 + k // 3), box, k % 3, k))
-    return tables(people, [(*row[:3], 1.0) for row in people], 3)
+    return tables(people, [(*row[:3], float(k)) for k, row in enumerate(people)], 3)
 
 
 def test_good_detections_are_not_blamed(perfect, capsys):

@@ -26,8 +26,8 @@ GOOD = "v_1,0902,0.0,0.0,0.4,0.8,12,0.5\n"
 def files(tmp_path, monkeypatch):
     """A folder, and the current one, of ground truth, two predictions, label map and novel list."""
     (tmp_path / "g.csv").write_text(TRUTH + "v_1,0904,0.6,0.0,1.0,0.8,38,3\n")
-    (tmp_path / "p.csv").write_text(GOOD + "v_1,0903,0.6,0.0,1.0,0.8,38,0.5\n"
-                                           "v_1,0903,0.6,0.0,1.0,0.8,2,0.5\n")
+    (tmp_path / "p.csv").write_text(GOOD + "v_1,0903,0.6,0.0,1.0,0.8,38,0.4\n"
+                                           "v_1,0903,0.6,0.0,1.0,0.8,2,0.3\n")
     (tmp_path / "q.csv").write_text(GOOD)
     (tmp_path / "m.pbtxt").write_text(AVA_MAP + 'item { name: "fall down" id: 5 }')
     (tmp_path / "n.txt").write_text("stand\n\n")
@@ -86,11 +86,16 @@ def test_a_low_map_or_why_tells_what_may_be_wrong(run, files):
     assert "why: 100% of the people have no box near them" in run(FILES)[1]
 
 
-def test_names_that_mostly_do_not_match_are_a_warning(run, files):
+def test_what_looks_like_a_mistake_is_a_note_on_stderr(run, files):
     (files / "p.csv").write_text(GOOD + "home/me/v_1.mp4,902,0,0,0.4,0.8,12,0.5\n")
-    status, out, err = run(FILES)
+    (files / "g.csv").write_text((files / "g.csv").read_text() + "v_2,0902,0.0,0.0,0.4,0.8,12,0\n")
+    (files / "e.csv").write_text("v_9,0902\n")
+    status, out, err = run(FILES, "--exclude e.csv")
     assert status == 0 and "p.csv: 1 of 2 detections are on keyframes that the ground truth" in err
-    assert "(yours: home/me/v_1.mp4; the truth's: v_1)" in err
+    assert "(yours: home/me/v_1.mp4; the truth's: v_1, v_2)" in err
+    assert "p.csv: 1 of 2 videos with people have no detection, such as v_2" in err
+    assert "p.csv: 2 of 2 scores are 0.5: between these the order of the rows decides" in err
+    assert "e.csv: none of its videos is in the ground truth" in err
 
 
 def act_pickle(path, tests, frames=20, annotated=20, labels=JHMDB_21):

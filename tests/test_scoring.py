@@ -205,6 +205,15 @@ def test_several_checkpoints_tell_the_rest_keep_their_predictions_apart_and_give
     assert alone == second != first and first.count("\n") == second.count("\n") > 0
 
 
+def test_checkpoints_of_different_test_sets_have_no_mean(monkeypatch, capsys):
+    def score(path, *_):
+        return [{"protocol": "ava", "mean_ap": {"all": 0.5}, "classes": [{"name": path}]}]
+
+    monkeypatch.setattr(evaluate, "score_checkpoint", score)
+    run_main(monkeypatch, "--ckpt", "one", "another", "--device", "cpu")
+    assert "mean of" not in capsys.readouterr().out
+
+
 def test_official_weights_take_stride_8_and_checkpoints_their_own(world, checkpoint, tmp_path):
     csv_set = ["--benchmark", "csv", "--data", world]
     for ckpt, flags, stride in ((world / "start.pth", [], 8), (checkpoint, [], 2),
@@ -278,6 +287,8 @@ def test_a_video_that_cannot_be_read_is_counted_and_its_people_missed(world, che
     (["--benchmark", "ucf-jhmdb", "--data", "nowhere"], "no folder nowhere"),
     (["--csv", "no.csv"], "no.csv"), (["--proposals", "no.csv"], "no.csv"),
     (["--proposals", "low.csv", "--score", 0.9], "low.csv: no box of score 0.9 or more"),
+    (["--score", 0.9], "--score 0.9: annotated boxes have no score"),
+    (["--proposals", "low.csv", "b.csv"], "2 files, but csv has 1 test set"),
     (["--csv", "broken.csv", "--data", "."], "1 of 1 keyframes .* such as broken.mp4"),
     (["--split", 2], "--split means nothing to csv, only to ucf-jhmdb"),
     (["--joint"], "--joint means nothing"), (["--version", "2.2"], "--version .* only to ov-ava"),
