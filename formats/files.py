@@ -84,7 +84,7 @@ class Rows:
 def read_rows(path, layout: str, frames: bool = False, may_be_empty: bool = False) -> Rows:
     """The rows of a CSV, plain or .gz; ValueError with the line of what is wrong.
 
-    layout: the forms of a row, such as "video,keyframe,x1,y1,x2,y2,text[,person] or video,keyframe";
+    layout: a row's forms, such as "video,keyframe,x1,y1,x2,y2,text[,person] or video,keyframe";
     the column in brackets may be left out. A header names exactly these columns.
     frames: keyframes are frame numbers.
     """

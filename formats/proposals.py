@@ -31,8 +31,8 @@ def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> De
     index = find(videos, annotations.videos)
     covered, total = int((index >= 0).sum()), len(np.unique(annotations.video))
     if 2 * covered < min(len(videos), total) or not covered:
-        raise ValueError(f"{path}: only {covered} of its {len(videos)} videos are among the {total} "
-                         f"of the annotations; it has {videos[:1]}, they have "
+        raise ValueError(f"{path}: only {covered} of its {len(videos)} videos are among the "
+                         f"{total} of the annotations; it has {videos[:1]}, they have "
                          f"{annotations.videos[:1]}. Proposals of another dataset or split?")
     video = index[video]
     frames = (annotations.unit == "frame")[video]

@@ -81,8 +81,6 @@ def test_alignment_table_is_built_from_any_mix(tmp_path):
     movies = write(tmp_path / "movies.txt", "_Gvp-cj3bmIY\n")
     assert len(alignment(*sets, "--exclude-videos", movies)) == 8
     assert samples_of(alignment(*sets, "--fraction", 0.4)) == 2
-    with pytest.raises(ValueError, match="--fraction 1.5: a share"):
-        alignment(*sets, "--fraction", 1.5)
 
 
 def test_two_alignment_files_of_a_folder_do_not_share_a_cache(tmp_path):
@@ -92,22 +90,6 @@ def test_two_alignment_files_of_a_folder_do_not_share_a_cache(tmp_path):
     a, _ = (alignment("--csv", tmp_path / f"{name}.csv") for name in ("a", "b"))
     again = pickle.loads(pickle.dumps(a))                      # as a loader's worker gets it
     assert again.texts == ["a person of a"] and rows(again) == rows(a)
-
-
-def test_split_all_adds_the_other_parts_of_both_sets(tmp_path):
-    for split, prefix in (("train", ""), ("val", "9")):
-        entries = {f"{prefix}{key}": entry for key, entry in hcstvg_entries().items()}
-        write(tmp_path / "hc" / f"{split}v2.json", entries)
-        for key in entries:
-            write(tmp_path / "hc" / "video" / key)
-    for part, video in (("train", "123"), ("val", "124"), ("test", "125")):
-        write(tmp_path / "vs" / f"{part}_annotations.json", [vidstg_entry(video, "ride", 0, 2, 4)])
-        vidor(tmp_path / "vidor", video, {0: {2: (0, 0, 320, 180), 3: (0, 0, 320, 180)}}, 10)
-        write(tmp_path / f"vidor/video/{video}.mp4")
-    sets = ["--hcstvg", tmp_path / "hc", "--vidstg", tmp_path / "vs", "--vidor", tmp_path / "vidor"]
-    train, both = (alignment(*sets, "--split", split) for split in ("train", "all"))
-    assert len(train) == 6 + 2 and len(both) == 2 * 6 + 3 * 2
-    assert len(both.texts) == len(train.texts)
 
 
 # ---------------------------------------------------------------- the cache
