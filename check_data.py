@@ -23,37 +23,41 @@ PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}
 
 
 def samples_of(table: Annotations) -> int:
-    """How many (video, text) pairs a table has: a sentence of an alignment set and its part of a tube."""
+    """How many (video, text) pairs a table has: sentences of an alignment set on their tubes."""
     rows = table.text >= 0
-    return len(np.unique(table.video[rows].astype(np.int64) * len(table.texts) + table.text[rows]))
+    sample = table.video[rows].astype(np.int64) * len(table.texts) + table.text[rows]
+    return len(np.unique(sample))
 
 
 def print_report(table: Annotations, dataset: str) -> None:
     labelled = table.text >= 0
     counts = np.bincount(table.text[labelled], minlength=len(table.texts))
     there = sum(bool(file) for file in table.files)
-    empty = int((~table.box.any(axis=1)).sum())
-    print(f"videos     {len(table.videos):>10,}   on disk {there:,}, missing {len(table.videos) - there:,}")
-    print(f"keyframes  {len(table.keyframe_starts()) - 1:>10,}   with nobody {empty:,}")
-    print(f"pairs      {labelled.sum():>10,}   of a box and a text")
-    print(f"texts      {len(table.texts):>10,}   without a pair {(counts == 0).sum():,}")
-    print(f"samples    {samples_of(table):>10,}   of a text in a video")
+    for name, count, words in (
+            ("videos", len(table.videos), f"on disk {there:,}, missing "
+                                          f"{len(table.videos) - there:,}"),
+            ("keyframes", len(table.keyframe_starts()) - 1,
+             f"with nobody {(~table.box.any(axis=1)).sum():,}"),
+            ("pairs", labelled.sum(), "of a box and a text"),
+            ("texts", len(table.texts), f"without a pair {(counts == 0).sum():,}"),
+            ("samples", samples_of(table), "of a text in a video")):
+        print(f"{name:<10} {count:>10,}   {words}")
     if dataset in PAPER_COUNTS:
-        print("Table 1    {:>10,}   {}; the paper has {:,} and {:,} pairs, of all splits (--split all)".format(
-            table.descriptions, "descriptions" if dataset == "hcstvg" else "captions", *PAPER_COUNTS[dataset]))
+        what, (described, pairs) = "descriptions captions".split(), PAPER_COUNTS[dataset]
+        print(f"Table 1    {table.descriptions:>10,}   {what[dataset == 'vidstg']}; the paper has "
+              f"{described:,} and {pairs:,} pairs, of all splits (--split all)")
     if len(table.texts) <= 100:
         for i, (text, count) in enumerate(zip(table.texts, counts)):
             print(f"{table.ids[i] if table.ids else i + 1:>4}  {count:>9,}  {text}")
 
 
 def truth_scores_one(table: Annotations) -> float:
-    """Frame mAP of the ground truth given as predictions of score 1: exactly 1.0, or the table is wrong."""
-
+    """Frame mAP of the ground truth as predictions of score 1: exactly 1, or the table is wrong."""
     rows = table.text >= 0
     found = Detections(table.video[rows], table.keyframe[rows], table.box[rows],
                        np.ones(rows.sum()), table.text[rows])
-    protocol = "ava" if table.size is None else "act"          # two people in one and the same box: act allows it
-    return frame_map(table, found, protocol)["mean_ap"]["all"]
+    # two people in one and the same box: act allows it
+    return frame_map(table, found, "ava" if table.size is None else "act")["mean_ap"]["all"]
 
 
 def video_fault(job: tuple[str, float, str, bool]) -> str:
@@ -68,23 +72,24 @@ def video_fault(job: tuple[str, float, str, bool]) -> str:
         length, unit = (len(reader.times), "frames") if unit == "frame" else (reader.duration, unit)
         last = second_in_file(last, length) if ava_clock else last
         reader.close()
-        return f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}" if last >= length else ""
-    except Exception as error:
-        # a broken file may raise anything; it becomes a line
+    except Exception as error:                                 # a broken file may raise anything
         return f"{file}: {type(error).__name__}: {error}".splitlines()[0]
+    late = f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}"
+    return late if last >= length else ""
 
 
 def sample_keyframes(table: Annotations, count: int = 24, seed: int = 0) -> Image.Image | None:
-    """A contact sheet of random keyframes of a table with their boxes and texts; None if nobody is on any."""
+    """A contact sheet of random keyframes with their boxes and texts; None if nobody is on any."""
     clips = ClipDataset(table, frames=1, stride=1, short_side=240, patch=1)
     pictures, boxes, texts = [], [], []
     for index in np.random.default_rng(seed).permutation(len(clips)):
-        item = clips[int(index)] if len(clips.boxes_and_labels(index)[1]) else {"bad": "nobody in it"}
-        if "bad" in item:
+        somebody = len(clips.boxes_and_labels(index)[1])
+        if not somebody or "bad" in (item := clips[int(index)]):
             continue
-        pictures.append(item["video"][0])                                        # (3, H, W)
+        labels = item["labels"].tolist()
+        pictures.append(item["video"][0])                      # (3, H, W)
         boxes.append(item["boxes"])
-        texts.append(["; ".join(table.texts[text] for box, text in item["labels"].tolist() if box == i)
+        texts.append(["; ".join(table.texts[text] for box, text in labels if box == i)
                       for i in range(len(item["boxes"]))])
         if len(pictures) == count:
             break
@@ -96,58 +101,66 @@ def main() -> int:
         formatter_class=HelpFormatter,
         description="Read a dataset and say what is in it, what is missing and what is broken.")
     add_dataset_flags(parser)
-    parser.add_argument("--split", default="train", help="train, val, test, or all; of jhmdb-21 also train1 to test3")
-    parser.add_argument("--novel", metavar="FILE", help="novel classes, one a line (default: as in training)")
+    parser.add_argument("--split", default="train",
+                        help="train, val, test, or all; of jhmdb-21 also train1 to test3")
+    parser.add_argument("--novel", metavar="FILE",
+                        help="novel classes, one a line (default: as in training)")
     parser.add_argument("--out", default="runs/check",
                         help="folder for SPLIT_faults.txt, SPLIT_contact_sheet.png and, of hcstvg, "
-                                                          "SPLIT_sentences.tsv")
+                             "SPLIT_sentences.tsv")
     group = parser.add_argument_group("labels of an annotation tool")
     group.add_argument("--import", nargs="+", metavar="FILE", dest="labels",
-                       help="write OUT/train.csv (with --split test: OUT/test.csv) from exports \"CVAT for video "
-                            "1.1\" (.xml or .zip) or COCO's JSON of videos, and check that; --data is then the "
-                            "folder of their videos (default: each file's own)")
-    group.add_argument("--every", type=float, default=0.5, help="seconds between the keyframes written, at least")
+                       help="write OUT/train.csv (with --split test: OUT/test.csv) from exports "
+                            "\"CVAT for video 1.1\" (.xml or .zip) or COCO's JSON of videos, and "
+                            "check that; --data is then the folder of their videos (default: each "
+                            "file's own)")
+    group.add_argument("--every", type=float, default=0.5,
+                       help="seconds between the keyframes written, at least")
     args = parser.parse_args()
     out, left_out = Path(args.out), []
-    report, sheet, split_into = (out / f"{args.split}_{name}"
-                                 for name in ("faults.txt", "contact_sheet.png", "sentences.tsv"))
+    report, sheet, split_into = (out / f"{args.split}_{name}" for name in (
+        "faults.txt", "contact_sheet.png", "sentences.tsv"))
     if args.labels:
         args.dataset, args.csv = "csv", out / ("train.csv" if args.split == "train" else "test.csv")
         left_out = import_labels(args.labels, args.csv, args.data, args.every)
-        args.data = None                                       # the CSV's paths begin at its own folder
-        print(f"written    {args.csv}; to train on it: python train_finetune.py --dataset csv --data {out}")
+        args.data = None                                       # the CSV's paths begin at its folder
+        print(f"written    {args.csv}; to train on it: python train_finetune.py --dataset csv "
+              f"--data {out}")
 
     table = read_dataset(**vars(args))
-    table.faults += left_out
+    faults = [*table.faults, *left_out]
     print_report(table, args.dataset)
     if args.dataset not in PAPER_COUNTS:
-        novel = novel_classes(args.dataset, table.texts, args.novel, args.data or (args.csv and Path(args.csv).parent))
+        folder = args.data or (args.csv and Path(args.csv).parent)
+        novel = novel_classes(args.dataset, table.texts, args.novel, folder)
         base = [name for name in table.texts if name not in novel]
-        print(f"base       {len(base):>10,}   {', '.join(base)}\nnovel      {len(novel):>10,}   {', '.join(novel)}")
+        print(f"base       {len(base):>10,}   {', '.join(base)}")
+        print(f"novel      {len(novel):>10,}   {', '.join(novel)}")
     if len(table.texts) <= 100 and (table.text >= 0).any():
         score = truth_scores_one(table)
-        doubt = "" if score == 1 else ", not 1: two people of one class share a box, or the table is wrong"
-        print(f"the ground truth as predictions scores {score:.6f}{doubt}")
+        print(f"the ground truth as predictions scores {score:.6f}" + (
+            ", not 1: two people of one class share a box, or the table is wrong" * (score != 1)))
     missing = [f"{video}: no video" for video, file in zip(table.videos, table.files) if not file]
-    first = table.keyframe_starts()[:-1]
-    last = np.zeros(len(table.videos))
+    first, last = table.keyframe_starts()[:-1], np.zeros(len(table.videos))
     np.maximum.at(last, table.video[first], table.keyframe[first])
-    jobs = [(file, last[v], str(table.unit[v]), table.ava_clock) for v, file in enumerate(table.files) if file]
+    jobs = [(file, last[v], str(table.unit[v]), table.ava_clock)
+            for v, file in enumerate(table.files) if file]
     broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
     out.mkdir(parents=True, exist_ok=True)
     if args.dataset == "hcstvg":
-        described = read_descriptions(args.data or "data/hcstvg", args.split, args.version and int(args.version))
-        lines = ["\t".join([clip, " ".join(text.split()), *split_sentences(text)]) for clip, text in described]
-        split_into.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        version = args.version and int(args.version)
+        described = read_descriptions(args.data or "data/hcstvg", args.split, version)
+        split_into.write_text("".join(
+            "\t".join([clip, " ".join(text.split()), *split_sentences(text)]) + "\n"
+            for clip, text in described), encoding="utf-8")
         print(f"sentences  {split_into}: each description and what it was split into")
-    faults = "".join(f"{fault}\n" for fault in [*table.faults, *missing, *broken])
-    report.write_text(faults, encoding="utf-8")
-    print(f"faults     {len(table.faults):,} in the annotation, {len(missing):,} videos missing, "
+    report.write_text("".join(f"{fault}\n" for fault in [*faults, *missing, *broken]),
+                      encoding="utf-8")
+    print(f"faults     {len(faults):,} in the annotation, {len(missing):,} videos missing, "
           f"{len(broken):,} broken or too short: {report}")
-    if len(missing) < len(table.videos):
-        if pictures := sample_keyframes(table):
-            pictures.save(sheet)
-            print(f"look at {sheet}: do the boxes hold the people, do the texts say what they do?")
+    if jobs and (pictures := sample_keyframes(table)):
+        pictures.save(sheet)
+        print(f"look at {sheet}: do the boxes hold the people, do the texts say what they do?")
     return 0
 
 

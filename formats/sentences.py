@@ -3,57 +3,64 @@
     "The man in black walks to the door, opens it and then leaves."
     -> "The man in black walks to the door", "The man in black opens it", "The man in black leaves"
 
-The paper does not say how it breaks them; these are rules, so that the result is the same everywhere
-(not in the paper). A comma, "and" or "then" ends a sentence only if what follows is another action of the
-same person: a verb, the pronoun, or the person named again. What somebody else does stays with the
-action beside it, and what the rules do not understand stays whole.
+The paper does not say how it breaks them; these are rules, so that the result is the same
+everywhere (not in the paper). A comma, "and" or "then" ends a sentence only if what follows is
+another action of the same person: a verb, the pronoun, or the person named again. What somebody
+else does stays with the action beside it, and what the rules do not understand stays whole.
 """
 
 import re
 
-# what people do in films, in base form; any other word in -s counts as a verb where its neighbours say so
+# what people do in films, in base form; another word in -s is a verb where its neighbours say so
 VERBS = set(
-    "adjust aim answer appear applaud approach argue arrange ask attack back bend bite blow board bow "
-    "breathe bring brush bump button call caress carry carve catch change chase chat check cheer chew clamp "
-    "clap clean clench climb clink close collapse comb come comfort continue cook cough cover crawl cross "
-    "crouch cry cut dance deal dial die dig disappear dodge drag draw dress drink drive drop dry duck eat "
-    "embrace empty enter escape examine exhale exit explain extend face fall fasten feed feel fetch fight "
-    "fill find finish fire fix flip fold follow gesture get give glance go grab greet grip hammer hand hang "
-    "have hear help hide hit hold hop hug hurry inhale insert inspect jerk join jog juggle jump keep kick "
-    "kiss kneel knock land laugh lay lead lean leap leave let lick lie lift light listen load lock look lower "
-    "make march meet mount move nod nudge offer open order pace pack paint pass pat pause pay peek peel "
-    "perform pet pick pinch place play plug point poke pose pour pray press pretend pretend proceed prop pull "
-    "punch push put raise reach read receive release remove rest return ride ring rip rise roll rotate rub run "
-    "rush salute say scoop scratch scream search seat see seize sell send serve set sew shake shave shine "
-    "shiver shoot shout shove show shrug shut sigh sing sip sit skate ski skip slam slap sleep slice slide "
-    "slip smash smell smile smoke snap sneak sneeze sniff speak spin spit splash spray spread squat squeeze "
-    "stab stagger stand stare start stay steal step stick stir stomp stoop stop straighten stretch stride "
-    "strike stroke stroll struggle stumble swallow sway sweep swim swing switch take talk tap taste tear tell "
-    "think throw tickle tie tilt tiptoe toss touch trip try tug turn twist type undress unfold unlock untie "
-    "use wade wait wake walk wash watch wave wear whisper whistle wipe wrap wrestle write yawn yell zip".split())
-IRREGULAR = {  # past tenses
-    past: base for pair in
-    "ate eat,began begin,bent bend,bit bite,blew blow,brought bring,caught catch,came come,cut cut,drank drink,"
-    "drew draw,drove drive,fell fall,felt feel,fought fight,found find,gave give,got get,went go,had have,"
-    "heard hear,held hold,hid hide,hit hit,hung hang,kept keep,knelt kneel,laid lay,lay lie,led lead,left leave,"
-    "let let,lit light,made make,met meet,paid pay,put put,ran run,rang ring,read read,rode ride,rose rise,"
-    "said say,sang sing,sat sit,saw see,sent send,set set,shook shake,shot shoot,shut shut,slept sleep,slid slide,"
-    "spoke speak,spun spin,stood stand,stole steal,stuck stick,swam swim,swung swing,threw throw,told tell,"
-    "took take,tore tear,woke wake,wore wear,wrote write".split(",") for past, base in [pair.split()]}
+    "adjust aim answer appear applaud approach argue arrange ask attack back bend bite blow "
+    "board bow breathe bring brush bump button call caress carry carve catch change chase chat "
+    "check cheer chew clamp clap clean clench climb clink close collapse comb come comfort "
+    "continue cook cough cover crawl cross crouch cry cut dance deal dial die dig disappear "
+    "dodge drag draw dress drink drive drop dry duck eat embrace empty enter escape examine "
+    "exhale exit explain extend face fall fasten feed feel fetch fight fill find finish fire "
+    "fix flip fold follow gesture get give glance go grab greet grip hammer hand hang have "
+    "hear help hide hit hold hop hug hurry inhale insert inspect jerk join jog juggle jump "
+    "keep kick kiss kneel knock land laugh lay lead lean leap leave let lick lie lift light "
+    "listen load lock look lower make march meet mount move nod nudge offer open order pace "
+    "pack paint pass pat pause pay peek peel perform pet pick pinch place play plug point poke "
+    "pose pour pray press pretend proceed prop pull punch push put raise reach read receive "
+    "release remove rest return ride ring rip rise roll rotate rub run rush salute say scoop "
+    "scratch scream search seat see seize sell send serve set sew shake shave shine shiver "
+    "shoot shout shove show shrug shut sigh sing sip sit skate ski skip slam slap sleep slice "
+    "slide slip smash smell smile smoke snap sneak sneeze sniff speak spin spit splash spray "
+    "spread squat squeeze stab stagger stand stare start stay steal step stick stir stomp "
+    "stoop stop straighten stretch stride strike stroke stroll struggle stumble swallow sway "
+    "sweep swim swing switch take talk tap taste tear tell think throw tickle tie tilt tiptoe "
+    "toss touch trip try tug turn twist type undress unfold unlock untie use wade wait wake "
+    "walk wash watch wave wear whisper whistle wipe wrap wrestle write yawn yell zip".split())
+IRREGULAR = dict(pair.split("/") for pair in (                 # past tenses
+    "ate/eat began/begin bent/bend bit/bite blew/blow brought/bring caught/catch came/come "
+    "cut/cut drank/drink drew/draw drove/drive fell/fall felt/feel fought/fight found/find "
+    "gave/give got/get went/go had/have heard/hear held/hold hid/hide hit/hit hung/hang "
+    "kept/keep knelt/kneel laid/lay lay/lie led/lead left/leave let/let lit/light made/make "
+    "met/meet paid/pay put/put ran/run rang/ring read/read rode/ride rose/rise said/say "
+    "sang/sing sat/sit saw/see sent/send set/set shook/shake shot/shoot shut/shut slept/sleep "
+    "slid/slide spoke/speak spun/spin stood/stand stole/steal stuck/stick swam/swim "
+    "swung/swing threw/throw told/tell took/take tore/tear woke/wake wore/wear "
+    "wrote/write".split()))
 BE = {"is", "are", "was", "were"}
-DETERMINERS = set("a an the his her its their this that these those two three some many both no another".split())
-OBJECTS = DETERMINERS | {"him", "it", "them", "himself", "herself", "themselves", "something", "someone"}
-PARTICLES = set("up down off out away around back forward forwards backward backwards over through along aside in "
-                "on to toward towards into onto from at with by for of across behind beside past again left "
-                "right next near about against after before".split())
-NOT_AFTER = DETERMINERS | set("of in on at with to by from for into onto and or".split())   # there stands a noun
-NOUNS = {"arms", "boots", "clothes", "eyes", "glasses", "gloves", "hands", "heels", "jeans", "legs", "pants", "people",
-         "pyjamas", "shoes", "shorts", "sleeves", "stairs", "steps", "stripes", "suits", "sunglasses", "things", "this",
-         "trousers", "us", "always", "as", "besides", "perhaps", "sideways", "towards", "upwards", "downwards", "afterwards"}
+DETERMINERS = set(
+    "a an the his her its their this that these those two three some many both no another".split())
+OBJECTS = DETERMINERS | set("him it them himself herself themselves something someone".split())
+PARTICLES = set(
+    "up down off out away around back forward forwards backward backwards over through along "
+    "aside in on to toward towards into onto from at with by for of across behind beside past "
+    "again left right next near about against after before".split())
+NOT_AFTER = DETERMINERS | set("of in on at with to by from for into onto and or".split())   # a noun
+NOUNS = set(
+    "arms boots clothes eyes glasses gloves hands heels jeans legs pants people pyjamas shoes "
+    "shorts sleeves stairs steps stripes suits sunglasses things this trousers us always as "
+    "besides perhaps sideways towards upwards downwards afterwards".split())
 THEN = {"then", "finally", "next", "afterwards", "later", "also"}
 MALE = {"man", "boy", "guy", "gentleman", "father", "husband", "son", "grandfather", "he"}
 FEMALE = {"woman", "girl", "lady", "mother", "wife", "daughter", "grandmother", "she"}
-PEOPLE = MALE | FEMALE | {"person", "child", "kid", "baby", "adult", "soldier", "policeman", "doctor", "nurse"}
+PEOPLE = MALE | FEMALE | set("person child kid baby adult soldier policeman doctor nurse".split())
 JOINT = re.compile(r"\s*[,;]\s*(?:(?:and|but)\s+)?|\s+(?:and|but|then)\s+", re.IGNORECASE)
 LEADING = re.compile(r"(after|when|once|while|as)\s+(.*)", re.IGNORECASE)
 
@@ -61,7 +68,8 @@ LEADING = re.compile(r"(after|when|once|while|as)\s+(.*)", re.IGNORECASE)
 def split_sentences(description: str) -> list[str]:
     """Short sentences of one action each, in order, each with its subject."""
     sentences, subject = [], ""
-    for part in re.split(r"(?<!\bMr)(?<!\bMrs)(?<!\bDr)[.!?]+(?:\s+|$)", " ".join(description.split())):
+    ends = r"(?<!\bMr)(?<!\bMrs)(?<!\bDr)[.!?]+(?:\s+|$)"
+    for part in re.split(ends, " ".join(description.split())):
         words = drop_then(part.strip(" ,;.").split())
         if not words:
             continue
@@ -86,9 +94,10 @@ def split_sentences(description: str) -> list[str]:
 
 
 def split_leading_clause(words: list[str], subject: str) -> tuple[list[str], list[str]]:
-    """("After the man comes in, he sits down") -> (["the man comes in"], "the man sits down"), else ([], words).
+    """("After the man comes in, he sits down") -> (["the man comes in"], "the man sits down").
 
-    Only where the clause tells an earlier action (after, when, once) of the person that "he" or "she" then is.
+    Else ([], words): only where the clause tells an earlier action (after, when, once) of the
+    person that "he" or "she" then is.
     """
     clause, comma, rest = " ".join(words).partition(",")
     told, rest = LEADING.fullmatch(clause), rest.split()
@@ -98,13 +107,14 @@ def split_leading_clause(words: list[str], subject: str) -> tuple[list[str], lis
     verb = main_verb(own)
     if own and subject and own[0].lower() in ("he", "she") and agrees(own[0], subject):
         own[:1], verb = subject.split(), len(subject.split())
-    if not verb or rest[0].lower() not in ("he", "she") or not agrees(rest[0], " ".join(own[:verb])):
+    he = rest[0].lower() in ("he", "she")
+    if not verb or not he or not agrees(rest[0], " ".join(own[:verb])):
         return [], words
     return [" ".join(own)], own[:verb] + rest[1:]
 
 
 def split_clause(sentence: str, subject: str, verb: str) -> list[str]:
-    """One sentence, whose subject and main verb are known, cut where the subject does something else."""
+    """A sentence of known subject and main verb, cut where the subject does something else."""
     pieces, start, head = [], 0, ""
     for joint in JOINT.finditer(sentence, len(subject)):
         rest = drop_then(sentence[joint.end():].split())
@@ -118,28 +128,34 @@ def split_clause(sentence: str, subject: str, verb: str) -> list[str]:
 
 
 def next_action(words: list[str], subject: str, verb: str, comma: bool) -> tuple[str, int] | None:
-    """If words begin another action of the subject: what to write before them, and how many to leave out."""
-    first = next((i for i, word in enumerate(words) if not word.endswith("ly")), None)      # "slowly walks"
+    """If words begin another action of the subject: what to write before, how many to leave out."""
+    # "slowly walks"
+    first = next((i for i, word in enumerate(words) if not word.endswith("ly")), None)
     if first is None:
         return None
     word = words[first].lower().strip(",;")
     if word in ("he", "she"):
-        return (f"{subject} ", first + 1) if agrees(word, subject) and len(words) > first + 1 else None
-    plural = not (verb.endswith("s") or verb in BE or is_past(verb))                        # "two men walk"
+        more = agrees(word, subject) and len(words) > first + 1
+        return (f"{subject} ", first + 1) if more else None
+    plural = not (verb.endswith("s") or verb in BE or is_past(verb))         # "two men walk"
     if (is_present(words, first, loose=True) or past_action(words, first)
             or plural and word in VERBS and verb != "are"):
         return f"{subject} ", 0
-    if verb in BE and not comma and base_of_ing(word) in VERBS:                             # "is sitting and talking"
+    if verb in BE and not comma and base_of_ing(word) in VERBS:           # "is sitting and talking"
         return f"{subject} {verb} ", 0
     own = main_verb(words[:12])
     named = [w.lower() for w in words[:own]] if own else []
     noun = next((w for w in re.findall(r"\w+", subject.lower()) if w in PEOPLE), None)
-    return ("", 0) if named and (named == subject.lower().split() or named == ["the", noun]) else None
+    return ("", 0) if named and named in (subject.lower().split(), ["the", noun]) else None
 
 
 def main_verb(words: list[str]) -> int | None:
-    """Index of the first verb outside relative clauses: third person or past with an object, else any past, else base."""
-    tests = (lambda i: is_present(words, i) or past_action(words, i) and follows(words, i) in OBJECTS,
+    """Index of the first verb outside relative clauses.
+
+    In the third person or the past with an object; else any in the past, else in base form.
+    """
+    tests = (lambda i: is_present(words, i)
+             or past_action(words, i) and follows(words, i) in OBJECTS,
              lambda i: is_present(words, i, loose=True), lambda i: is_past(words[i]),
              lambda i: words[i].lower().strip(",;") in VERBS)
     for test in tests:
@@ -149,7 +165,7 @@ def main_verb(words: list[str]) -> int | None:
             if i and test(i) and words[i - 1].lower() not in NOT_AFTER:
                 if not relative:
                     return i
-                relative = False                             # "the man who sits" has its own verb still to come
+                relative = False                             # "the man who sits" still has a verb
     return None
 
 
@@ -159,17 +175,19 @@ def follows(words: list[str], i: int) -> str:
 
 
 def is_present(words: list[str], i: int, loose: bool = False) -> bool:
-    """A verb in the third person; loose: also an unknown word in -s before an object, a particle or the end."""
+    """A verb in the third person; loose: also unknown words in -s before an object, a particle."""
     word = words[i].lower().strip(",;")
     if word in BE or word in ("has", "does", "goes"):
         return True
     if not word.endswith("s") or word.endswith(("ss", "'s", "’s")):
         return False
-    stems = {word[:-1], word[:-2] if word.endswith("es") else "", word[:-3] + "y" if word.endswith("ies") else ""}
+    stems = {word[:-1], word[:-2] if word.endswith("es") else "",
+             word[:-3] + "y" if word.endswith("ies") else ""}
     after = follows(words, i)
     if word in NOUNS:
         return bool(stems & VERBS) and after in OBJECTS      # "hands it to the woman"
-    return bool(stems & VERBS) or after in OBJECTS or loose and (after in PARTICLES or after.endswith("ly"))
+    return (bool(stems & VERBS) or after in OBJECTS
+            or loose and (after in PARTICLES or after.endswith("ly")))
 
 
 def is_past(word: str) -> bool:
@@ -178,7 +196,7 @@ def is_past(word: str) -> bool:
 
 
 def past_action(words: list[str], i: int) -> bool:
-    """A verb in the past tense, and not a participle such as "dressed in black" or "followed by the boy"."""
+    """A verb in the past, and no participle such as "dressed in black" or "followed by the boy"."""
     return is_past(words[i]) and follows(words, i) not in ("in", "by", "as")
 
 
@@ -195,7 +213,8 @@ def base_of_ing(word: str) -> str:
 def agrees(pronoun: str, subject: str) -> bool:
     """Whether he or she can be the subject, by the first word for a person in it."""
     other = FEMALE if pronoun.lower() == "he" else MALE
-    return next((word for word in re.findall(r"\w+", subject.lower()) if word in PEOPLE), "") not in other
+    people = (word for word in re.findall(r"\w+", subject.lower()) if word in PEOPLE)
+    return next(people, "") not in other
 
 
 def drop_then(words: list[str]) -> list[str]:

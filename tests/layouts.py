@@ -1,4 +1,4 @@
-"""Files in the official layouts, written for tests, and a rendered person that their boxes can be on."""
+"""Files in the official layouts, written for tests, and a rendered person for their boxes."""
 
 import json
 import pickle
@@ -36,8 +36,8 @@ def rows(table: Annotations, *columns: str) -> list[tuple]:
 
 def make(rows, videos=2, unit="second", **fields) -> Annotations:
     """A table of (video, keyframe, box, text) rows with the classes walk and sit."""
-    return make_annotations([f"v{i}" for i in range(videos)], ["walk", "sit"], *zip(*rows), unit=unit,
-                            files=["there"] * videos, **fields)
+    return make_annotations([f"v{i}" for i in range(videos)], ["walk", "sit"], *zip(*rows),
+                            unit=unit, files=["there"] * videos, **fields)
 
 
 def act_pickle(labels, videos, gttubes, parts=1) -> dict:
@@ -71,7 +71,7 @@ def hcstvg_entries() -> dict:
 def vidor(root: Path, video: str, tracks: dict, frames: int, size=(640, 360), group="0001") -> Path:
     """A VidOR file with tracks[tid] = {frame: (xmin, ymin, xmax, ymax)}."""
     sides = ("xmin", "ymin", "xmax", "ymax")
-    items = [[{"tid": tid, "bbox": dict(zip(sides, track[frame])), "generated": 0, "tracker": "none"}
+    items = [[{"tid": tid, "bbox": dict(zip(sides, track[frame])), "tracker": "none"}
               for tid, track in tracks.items() if frame in track] for frame in range(frames)]
     return write(root / "annotation" / "training" / group / f"{video}.json", {
         "version": "VERSION 1.0", "video_id": video, "video_path": f"{group}/{video}.mp4",

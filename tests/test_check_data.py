@@ -9,7 +9,8 @@ import check_data
 import data
 import pytest
 from formats.vidstg import vidstg_samples
-from layouts import H, SAMPLES, W, ava_folder, hcstvg_entries, needs_samples, render, square, vidor, write
+from layouts import (H, SAMPLES, W, ava_folder, hcstvg_entries, needs_samples, render, square,
+                     vidor, write)
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def test_check_of_a_users_csv_opens_its_videos_and_draws_the_boxes(tmp_path, che
     for name in ("test.avi", "demo.mp4"):
         shutil.copyfile(SAMPLES / "video" / name, tmp_path / name)
     write(tmp_path / "broken.mp4", "not a video")
-    write(tmp_path / "train.csv", "demo.mp4,1,0.1,0.1,0.5,0.9,wrestle\nbroken.mp4,1,0.1,0.1,0.5,0.9,sit\n"
+    write(tmp_path / "train.csv",
+          "demo.mp4,1,0.1,0.1,0.5,0.9,wrestle\nbroken.mp4,1,0.1,0.1,0.5,0.9,sit\n"
           "test.avi,2,0.2,0.2,0.8,0.8,make-up\ntest.avi,90,0.2,0.2,0.8,0.8,make-up\n")
     write(tmp_path / "test.csv", "demo.mp4,3,0.1,0.1,0.5,0.9,jump\n")
     write(tmp_path / "novel.txt", "jump\n")
@@ -88,7 +90,7 @@ def test_check_of_hcstvg_writes_what_each_description_was_split_into(tmp_path, c
 
 def test_missing_folder_or_flag_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError,
-                       match="there is no folder .*nowhere; get ava's files from https.* by --data"):
+                       match="there is no folder .*nowhere; get ava's files from http.* by --data"):
         data.read_dataset("ava", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="train.csv: not there; --data names the folder"):
         data.read_dataset("csv", tmp_path)

@@ -36,7 +36,8 @@ AVA_NAMES = {12: "stand", 38: "open (e.g., a window, a car door)"}
         "12: stand\n38: open (e.g., a window, a car door)\n",
         "item { id: 12 name: 'stand' } item{id:38 name:\"open (e.g., a window, a car door)\"}")),
     ("79: walk\n80: walk\n", {79: "walk", 80: "walk (80)"}),  # two ids of one name stay two classes
-    ('# item { name: "x" id: 9 }\nitem {  # one\n name: "caf\\303\\251 \\"#1\\"" id: 1 }', {1: 'café "#1"'})])
+    ('# item { name: "x" id: 9 }\nitem {  # one\n name: "caf\\303\\251 \\"#1\\"" id: 1 }',
+     {1: 'café "#1"'})])
 def test_a_label_map_is_read_in_every_layout(tmp_path, text, labels):
     (tmp_path / "map.pbtxt").write_text(text, encoding="utf-8")
     assert read_label_map(tmp_path / "map.pbtxt") == labels
@@ -44,7 +45,8 @@ def test_a_label_map_is_read_in_every_layout(tmp_path, text, labels):
 
 @needs_samples
 def test_official_label_maps_and_those_of_other_sets_are_read_in_all_styles():
-    for name in ("ava/ava_action_list_v2.1_for_activitynet_2018.pbtxt.txt", "ava_mmaction2/label_map.txt",
+    for name in ("ava_mmaction2/label_map.txt",
+                 "ava/ava_action_list_v2.1_for_activitynet_2018.pbtxt.txt",
                  "ava/ava_action_list_v2.2_for_activitynet_2019.singleline.pbtxt.txt"):
         assert read_label_map(SAMPLES / name) == dict(zip(AVA_IDS, AVA_60))
     blocks = read_label_map(SAMPLES / "ava" / "custom_label_block_style.pbtxt")
@@ -68,7 +70,7 @@ A = 'item { name: "a" id: 1 }\n'
     (2, A + "2: b"), (2, A + 'item { name: "b"'), (2, "1: stand\n2 walk\n3: sit"),
     (2, "1: stand\n-2: walk"), (1, "1,stand\n2,walk"), (2, "1: stand\n2:"), (1, "²: walk"),
     (1, "+: walk")])
-def test_a_label_map_in_which_anything_is_not_understood_is_refused_with_its_line(tmp_path, line, wrong):
+def test_a_label_map_with_anything_not_understood_is_refused_with_its_line(tmp_path, line, wrong):
     (tmp_path / "map.pbtxt").write_text(wrong)
     with pytest.raises(ValueError, match=f"map.pbtxt:{line}: .* expected items like item"):
         read_label_map(tmp_path / "map.pbtxt")
@@ -132,7 +134,7 @@ NEW = "v_1,904,0,0,0.4,0.8,12,9\nv_1,902,0,0,0.4,0.8,12,1\n"
 
 @pytest.mark.parametrize("truth, found, labels, ap, options", [
     # any spelling of numbers, lines and header; 7 or 8 columns, ids or names
-    (TRUTH, "v_1,902,0,0,0.4,0.8,12,5e-1\nv_1,903.000000,0.6,0,1,0.8,38,7\n", AVA_NAMES, [1, 1], {}),
+    (TRUTH, "v_1,902,0,0,0.4,0.8,12,5e-1\nv_1,903.000,0.6,0,1,0.8,38,7\n", AVA_NAMES, [1, 1], {}),
     (TRUTH, HEADER + "action_id,score\n\nv_1, 0902, 0.0, 0.0, 0.4, 0.8, 12, 0.5\nv_1,0904\n\n"
      "v_1,0903,0.6,0.0,1.0,0.8,38,0.5", AVA_NAMES, [1, 1], {}),
     (TRUTH, FOUND, None, [1, 1], {}),
@@ -147,7 +149,8 @@ NEW = "v_1,904,0,0,0.4,0.8,12,9\nv_1,902,0,0,0.4,0.8,12,1\n"
     # a keyframe named by two columns or by another class is one of the ground truth
     (TRUTH, NEW, AVA_NAMES, [1, 0], {"keyframes_without_gt": "ignore"}),
     (TRUTH + "v_1,904\n", NEW, AVA_NAMES, [0.5, 0], {"keyframes_without_gt": "ignore"}),
-    (TRUTH + "v_1,0904,0,0,1,1,2,4\n", NEW, AVA_NAMES, [0.5, 0], {"keyframes_without_gt": "ignore"}),
+    (TRUTH + "v_1,0904,0,0,1,1,2,4\n", NEW, AVA_NAMES, [0.5, 0],
+     {"keyframes_without_gt": "ignore"}),
     (TRUTH, NEW.replace("v_1,904", "new,904"), AVA_NAMES, [0.5, 0], {})])
 def test_files_are_scored_by_what_their_rows_mean(tmp_path, truth, found, labels, ap, options):
     (tmp_path / "g.csv").write_text(truth)

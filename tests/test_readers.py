@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import (BOX, FAR, SAMPLES, H, W, act_pickle, ava_folder, hcstvg_entries, make, needs_samples,
-                     render, rows, square, vidor, vidstg_entry, write)
+from layouts import (BOX, SAMPLES, H, W, act_pickle, ava_folder, hcstvg_entries, make,
+                     needs_samples, render, rows, square, vidor, vidstg_entry, write)
 
 import data
 from data import AVA_60, read_ava, read_csv
@@ -84,7 +84,7 @@ def test_pickle_that_would_run_code_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"attack.pkl: holds (posix|nt).system, which is neither"):
         load_pickle(write(tmp_path / "attack.pkl", {"labels": [Attack()]}))
     assert not (tmp_path / "pwned").exists()
-    (tmp_path / "eval.pkl").write_bytes(b"c__builtin__\neval\n(S'1'\ntR.")       # Python 2's spelling
+    (tmp_path / "eval.pkl").write_bytes(b"c__builtin__\neval\n(S'1'\ntR.")       # Python 2's
     with pytest.raises(ValueError, match="__builtin__.eval"):
         load_pickle(tmp_path / "eval.pkl")
 
@@ -102,7 +102,8 @@ def test_plain_values_and_arrays_survive_the_safe_unpickler(tmp_path, protocol):
 def test_python_2_pickle_of_an_array_is_read(tmp_path):
     # what Python 2's numpy wrote: module numpy.core.multiarray, raw bytes as a latin-1 str
     text = (b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I2\n"
-            b"tcnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntbI00\nS'\\x07\\xff'\ntb.")
+            b"tcnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntbI00\n"
+            b"S'\\x07\\xff'\ntb.")
     (tmp_path / "two.pkl").write_bytes(text)
     assert load_pickle(tmp_path / "two.pkl").tolist() == [7, 255]
 
@@ -125,7 +126,7 @@ def test_ucf101_24_has_the_official_counts_and_agrees_with_acts_annotation_box_b
     assert len(test.keyframe_starts()) - 1 == 159_289          # every frame of every test video
     assert len(test.select(labelled).keyframe_starts()) - 1 == 138_527
 
-    act = np.load(SAMPLES / "eval" / "act_ucf24_gt.npz")       # x + w there is beyond a uint8 at times
+    act = np.load(SAMPLES / "eval" / "act_ucf24_gt.npz")       # x + w is beyond a uint8 at times
     assert test.videos == act["videos"].tolist()
     ours = np.column_stack([test.video, test.text, test.keyframe + 1,
                             np.round(test.box * [320, 240, 320, 240])])[labelled]
@@ -141,7 +142,7 @@ def test_act_pickle_counts_frames_from_one_and_gives_height_first(tmp_path):
     gt = act_pickle(["Biking", "WalkingWithDog"], videos, {
         videos[0]: {0: [np.array([[1, 0, 0, 160, 120]], np.float32)]},
         videos[1]: {0: [np.array([[2, 32, 24, 160, 120], [3, 32, 24, 321, 120]], np.float32),
-                        np.array([[3, *whole[1:]], [5, *whole[1:]], [4, 320, 0, 322, 240]], np.float32)]},
+                        np.float32([[3, *whole[1:]], [5, *whole[1:]], [4, 320, 0, 322, 240]])]},
         videos[2]: {1: [np.array([whole], np.float32)]}})
     write(tmp_path / "UCF101v2-GT.pkl", gt)
     write(tmp_path / "rgb-images" / videos[1] / "00001.jpg")
@@ -149,15 +150,16 @@ def test_act_pickle_counts_frames_from_one_and_gives_height_first(tmp_path):
     test = data.read_ucf101_24(tmp_path, "test")
     assert rows(test, "person") == [
         (videos[1], 0, None, -1), (videos[1], 1, "biking", 0), (videos[1], 2, "biking", 0),
-        (videos[1], 2, "biking", 1), (videos[1], 3, None, -1), (videos[2], 0, "walking with dog", 0),
-        *((videos[2], i, None, -1) for i in (1, 2, 3))]
+        (videos[1], 2, "biking", 1), (videos[1], 3, None, -1),
+        (videos[2], 0, "walking with dog", 0), *((videos[2], i, None, -1) for i in (1, 2, 3))]
     assert test.box[1] == pytest.approx([0.1, 0.1, 0.5, 0.5])
     assert test.box[2] == pytest.approx([0.1, 0.1, 1, 0.5])    # 321 is cut at the border
     assert test.size.tolist() == [[320, 240], [320, 240]]
     assert test.files == [str(tmp_path / "rgb-images" / videos[1]),
                           str(tmp_path / "videos" / (videos[2] + ".avi"))]
-    assert test.faults == [f"UCF101v2-GT.pkl: {videos[1]}: 1 boxes of tube 1 outside {reason}, dropped"
-                           for reason in ("the picture or empty", "frames 1 to 4")]
+    assert test.faults == [
+        f"UCF101v2-GT.pkl: {videos[1]}: 1 boxes of tube 1 outside {reason}, dropped"
+        for reason in ("the picture or empty", "frames 1 to 4")]
     train = data.read_ucf101_24(tmp_path, "train")
     assert rows(train) == [(videos[0], 0, "biking")] and train.files == [""]
 
@@ -209,7 +211,8 @@ def test_real_ava_rows_of_7_columns_without_padding(tmp_path):
     for line in csv.splitlines():
         movie, second, *box, action = line.split(",")
         if int(action) in AVA_IDS and (movie, int(second)) != ("_7oWZq_s_Sk", 1636):
-            slow.add((movie, float(second), AVA_80[int(action) - 1], tuple(np.float32(box).tolist())))
+            name, box = AVA_80[int(action) - 1], tuple(np.float32(box).tolist())
+            slow.add((movie, float(second), name, box))
     assert {(*row[:3], tuple(row[3])) for row in rows(table, "box") if row[2]} == slow
     # every second but the excluded, with or without people
     assert len(table.keyframe_starts()) - 1 == 2 * 897 - 2
@@ -233,7 +236,7 @@ def test_mmaction2s_samples_of_ava_and_its_dense_proposals(tmp_path):
     sample = SAMPLES / "ava_mmaction2"
     csv = (sample / "ava_sample.csv").read_text()
     excluded = (sample / "ava_excluded_timestamps_sample.csv").read_text()
-    train = read_ava(ava_folder(tmp_path, "train", "2.2", csv, excluded))         # 903, -Z..: excluded
+    train = read_ava(ava_folder(tmp_path, "train", "2.2", csv, excluded))    # 903, -Z..: excluded
     assert rows(train, "person") == [("0f39OWEqJ24", 902.0, AVA_80[i - 1], 0) for i in (12, 17, 79)]
     own = read_ava(tmp_path, label_map=sample / "action_list.txt")
     assert own.texts == ["action1", "action2", "action3", "action3 (80)"]
@@ -276,7 +279,8 @@ def test_ava_finds_movies_cuts_and_frames(tmp_path):
     write(root / "videos_15min" / f"{ids[1]}.webm")
     write(root / "frames" / ids[2] / f"{ids[2]}_000001.jpg")
     table = read_ava(root)
-    assert [Path(file).name for file in table.files] == [f"{ids[0]}.mkv", f"{ids[1]}.webm", ids[2], ""]
+    names = [Path(file).name for file in table.files]
+    assert names == [f"{ids[0]}.mkv", f"{ids[1]}.webm", ids[2], ""]
     assert table.ava_clock and table.on_disk().video.tolist() == [0, 1, 2]
 
 
@@ -285,7 +289,7 @@ def test_ava_finds_movies_cuts_and_frames(tmp_path):
 def test_proposals_csv_matches_keyframes_and_drops_repeats(tmp_path):
     table = make([(0, 902, BOX, 0), (0, 904, BOX, 1), (1, 902, BOX, 0)])
     path = write(tmp_path / "p.csv", "v0,0902,0.1,0.1,0.5,0.5,,0.6\n"
-                 "v0,0902,0.2,0.2,0.5,1.001,12,0.9\n"          # LFB's training file: one row a label
+                 "v0,0902,0.2,0.2,0.5,1.001,12,0.9\n"          # LFB's file: one row a label
                  "v0,0902,0.2,0.2,0.5,1.001,17,0.9\n"
                  "v0,0903,0.1,0.1,0.5,0.5,,0.9\n"              # not a keyframe of the table
                  "v1,902,0.1,0.1,0.5,0.5,-1,0.2\n"
@@ -313,7 +317,7 @@ def test_proposals_of_frame_sets_count_from_one_and_survive_a_round_trip(tmp_pat
 def test_openmixer_and_act_pickles_are_read_as_proposals(tmp_path):
     table = make([(0, 0, BOX, 0), (1, 1, BOX, 0)], unit="frame", size=np.int32([[320, 240]] * 2))
     openmixer = {"v0": {"boxes": {1: np.array([BOX])}, "scores": {1: np.array([0.7])}},
-                 "v1": {"boxes": {2: np.array([[0, 0, 320, 240.0]])},             # it stands for none
+                 "v1": {"boxes": {2: np.array([[0, 0, 320, 240.0]])},        # stands for none
                         "scores": {2: np.array([0.0])}}}
     found = read_proposals(write(tmp_path / "o.pkl", openmixer), table)
     assert found.video.tolist() == [0] and found.score == pytest.approx([0.7])
@@ -328,14 +332,19 @@ def test_added_proposals_take_all_labels_of_the_box_they_overlap_most_by_half_or
     low = rng.uniform(0, 0.5, (100, 2))
     boxes = np.hstack([low, low + rng.uniform(0.1, 0.5, (100, 2))]).astype(np.float32)
     people = [(int(rng.integers(2)), int(rng.integers(4)), box) for box in boxes[:40]]
-    table = make([(*person, text) for person in people for text in rng.permutation(2)[:rng.integers(3)]]
-                 + [(0, 0, boxes[0], -1)], unit="frame")
+    table = make([(*person, text) for person in people
+                  for text in rng.permutation(2)[:rng.integers(3)]] + [(0, 0, boxes[0], -1)],
+                 unit="frame")
     table.person = np.arange(len(table), dtype=np.int32) // 2
     video, keyframe = (rng.integers(0, high, 60).astype(np.int32) for high in (2, 4))
     found = Detections(video, keyframe, boxes[40:], np.ones(60, np.float32))
-    columns = zip(*(getattr(table, name).tolist()
-                    for name in ("video", "keyframe", "box", "text", "person")))
-    truth = [(v, k, tuple(box), text, person) for v, k, box, text, person in columns]
+
+    def as_tuples(table):
+        names = ("video", "keyframe", "box", "text", "person")
+        columns = zip(*(getattr(table, name).tolist() for name in names))
+        return [(v, k, tuple(box), text, person) for v, k, box, text, person in columns]
+
+    truth = as_tuples(table)
     slow = collections.Counter(truth)
     for v, k, box in zip(video.tolist(), keyframe.tolist(), found.box.tolist()):
         (x1, y1, x2, y2), best, like = box, 0.5, None
@@ -348,9 +357,7 @@ def test_added_proposals_take_all_labels_of_the_box_they_overlap_most_by_half_or
         labels = [row[3:] for row in truth if (*row[:3],) == (v, k, like) and row[3] >= 0]
         slow.update((v, k, tuple(box), *label) for label in labels or [(-1, -1)])
     both = add_proposals(table, found)
-    assert collections.Counter((table.videos.index(name), k, tuple(box), table.texts.index(text) if text
-                                else -1, person) for name, k, text, box, person
-                               in rows(both, "box", "person")) == slow
+    assert collections.Counter(as_tuples(both)) == slow
     assert (np.diff(both.video) >= 0).all() and len(both) > len(table) + 60
     nothing = Detections(*(x[:0] for x in (video, keyframe, found.box, found.score)))
     assert rows(add_proposals(table, nothing)) == rows(table)
@@ -375,8 +382,9 @@ def test_hcstvg_cuts_a_tube_into_equal_parts_in_the_order_of_its_sentences(tmp_p
     assert len(data.read_hcstvg(tmp_path, version=1)) == 0
     write(tmp_path / "b" / "trainv2.json", hcstvg_entries())
     write(tmp_path / "c" / "annos" / "hcstvg_v1" / "test.json", hcstvg_entries())
-    assert len(data.read_hcstvg(tmp_path / "b")) == len(data.read_hcstvg(tmp_path / "c", "test")) == 6
-    val = write(tmp_path / "ava_val_v2.2.csv", "_Gvp-cj3bmIY,0902,0.1,0.1,0.5,0.5,12,0\nxxxxxxxxxxx\n")
+    assert len(data.read_hcstvg(tmp_path / "b")) == 6
+    assert len(data.read_hcstvg(tmp_path / "c", "test")) == 6
+    val = write(tmp_path / "ava_val_v2.2.csv", "_Gvp-cj3bmIY,0902,0.1,0.1,0.5,0.5,12,0\nxxxxxxxx\n")
     assert {row[0] for row in rows(exclude_videos(table, read_list(val)))} == {first}
 
 
@@ -385,8 +393,8 @@ def test_hcstvg_names_entries_whose_boxes_and_times_do_not_agree(tmp_path):
     # 7 frames at 25 a second, 5 boxes; and two boxes from frame 41 on
     entries["55_vfjywN5CN0Y.mp4"]["ed_time"], entries["10__Gvp-cj3bmIY.mkv"]["img_num"] = 0.28, 41
     table = data.read_hcstvg(write(tmp_path / "train.json", entries).parent)
-    assert table.faults[0] == ("train.json: 55_vfjywN5CN0Y.mp4: 5 boxes, but its times span 7 frames; "
-                               "kept")
+    assert table.faults[0] == ("train.json: 55_vfjywN5CN0Y.mp4: 5 boxes, but its times span 7 "
+                               "frames; kept")
     assert "train.json: 10__Gvp-cj3bmIY.mkv: boxes to frame 42 of 41; kept" in table.faults
     assert len(table) == 6
 
@@ -545,5 +553,6 @@ def test_boxes_of_alignment_sets_and_of_a_users_csv_lie_on_the_person(tmp_path):
     render(tmp_path / "a.mp4", 30, fps=10)
     boxes = [(second, np.array(square(round(second * 10))) / [W, H, W, H])
              for second in (0.0, 0.5, 1.2, 2.9)]
-    csv = "".join(f"a.mp4,{second},{','.join(f'{x:.5f}' for x in box)},walk\n" for second, box in boxes)
+    csv = "".join(f"a.mp4,{second},{','.join(f'{x:.5f}' for x in box)},walk\n"
+                  for second, box in boxes)
     assert_boxes_hold_the_square(read_csv(write(tmp_path / "a.csv", csv)), 4)
