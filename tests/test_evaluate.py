@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from layouts import SAMPLES, needs_samples
 from PIL import Image
-from test_metric import SAMPLES, needs_samples, tables
+from test_metric import tables
 from test_predictions import AVA_MAP, AVA_NAMES, TRUTH
 
 import evaluate

@@ -1,21 +1,16 @@
 """Frame and video mAP against hand-worked cases and a slow, plain statement of the same rules."""
 
-import sys
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import SAMPLES, needs_samples
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import metric  # noqa: E402
-from metric import (average_precision, box_report, frame_map, link_tubes, people_of,  # noqa: E402
-                    summarise, suppress, tube_iou, video_map)
-from table import Annotations, Detections  # noqa: E402
-
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
-needs_samples = pytest.mark.skipif(not SAMPLES.exists(), reason="the real samples are not here")
+import metric
+from metric import (average_precision, box_report, frame_map, link_tubes, people_of, summarise,
+                    suppress, tube_iou, video_map)
+from table import Annotations, Detections
 
 
 # ---------------------------------------------------------------- the rules once more, slowly
@@ -176,19 +171,14 @@ def scores(truth, found, protocol="ava", classes=2, **options):
     return [entry["ap"] for entry in result["classes"]]
 
 
-@pytest.mark.parametrize("protocol, area", [("ava", 1 / 3 + 2 / 9), ("act", 1 / 3 + 7 / 36)])
-def test_area_of_true_false_true_with_three_people(protocol, area):
+@pytest.mark.parametrize("hits, people, ava, act", [
     # precision 1, 1/2, 2/3 at recall 1/3, 1/3, 2/3; the last trapezoid is (1/2 + 2/3) / 2 / 3
-    hits = np.array([True, False, True])
-    assert average_precision(hits, 3, protocol) == pytest.approx(area, abs=1e-15)
-
-
-def test_precision_is_made_non_increasing_for_ava_only():
+    ([True, False, True], 3, 1 / 3 + 2 / 9, 1 / 3 + 7 / 36),
     # precision 0, 1/2, 2/3: AVA takes 2/3 for both steps, ACT the trapezoids under the points
-    hits = np.array([False, True, True])
-    assert average_precision(hits, 2, "ava") == pytest.approx(2 / 3)
-    trapezoids = ((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2
-    assert average_precision(hits, 2, "act") == pytest.approx(trapezoids)
+    ([False, True, True], 2, 2 / 3, ((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2)])
+def test_precision_is_made_non_increasing_for_ava_and_trapezoids_for_act(hits, people, ava, act):
+    areas = [average_precision(np.array(hits), people, protocol) for protocol in ("ava", "act")]
+    assert areas == pytest.approx([ava, act], abs=1e-15)
 
 
 @pytest.mark.parametrize("protocol, ap", [("ava", 0.5), ("act", 1.0)])
@@ -209,19 +199,16 @@ def test_exact_halves_fall_as_in_float64_whatever_boxes_are_kept_in(person, box,
     assert frame_map(truth, found)["mean_ap"]["all"] == ap
 
 
-def test_act_counts_both_border_pixels():
+def test_act_counts_both_border_pixels_whatever_float32_makes_of_fractions():
     # 0..9 x 0..9 pixels and 0..4 x 0..9: 36 / 81 without the border pixels, 50 / 100 with them
     people, boxes = [(ONE, (0, 0, 0.9, 0.9), 0, 0)], [(ONE, (0, 0, 0.4, 0.9), 0, 1.0)]
     assert scores(people, boxes, "ava")[0] == 0.0
     assert scores(people, boxes, "act")[0] == 1.0
-
-
-def test_pixels_survive_float32_fractions():
-    # 3 of 7 pixels and the like have no exact float32; the same halves must come out true
+    # 3 of 7 pixels and the like have no exact float32: (2 + 1) / (5 + 1)
     person, box = (0, 0, 5 / 7, 6 / 7), (0, 0, 2 / 7, 6 / 7)
     truth, found = tables([(ONE, person, 0, 0)], [(ONE, box, 0, 1.0)], 1, (7, 7))
     truth.box, found.box = truth.box.astype(np.float32), found.box.astype(np.float32)
-    assert frame_map(truth, found, "act")["mean_ap"]["all"] == 1.0      # (2 + 1) / (5 + 1)
+    assert frame_map(truth, found, "act")["mean_ap"]["all"] == 1.0
 
 
 def test_of_two_people_with_equal_iou_ava_takes_the_higher_person_id():
@@ -237,9 +224,7 @@ def test_degenerate_detections_vanish_for_ava_and_are_false_for_act():
              (ONE, LEFT, 0, 1.0)]
     assert scores([(ONE, LEFT, 0, 0)], boxes, "ava")[0] == 1.0
     assert scores([(ONE, LEFT, 0, 0)], boxes, "act")[0] == pytest.approx((0 + 1 / 3) / 2)
-
-
-def test_a_person_without_area_is_missed():
+    # a person without area is missed
     people = [(ONE, (0.2, 0.2, 0.2, 0.4), 0, 0), (ONE, LEFT, 0, 1)]
     assert scores(people, [(ONE, LEFT, 0, 1.0)])[0] == 0.5
 
@@ -284,6 +269,7 @@ def test_equal_scores_keep_the_order_of_their_rows():
 
 @pytest.mark.parametrize("protocol", ["ava", "act"])
 def test_a_class_without_predictions_counts_zero_and_one_without_people_does_not_count(protocol):
+    assert scores([], [(ONE, LEFT, 0, 1.0)], protocol) == [None, None]
     boxes = [(ONE, LEFT, 0, 1.0), (ONE, LEFT, 2, 9.0)]
     truth, found = tables([(ONE, LEFT, 0, 0), (ONE, LEFT, 1, 0)], boxes, 3, (10, 10))
     result = frame_map(truth, found, protocol)
@@ -299,25 +285,17 @@ def test_base_and_novel_means_are_over_their_own_counted_classes():
     assert [entry["split"] for entry in result["classes"]] == ["novel", "base", "novel"]
 
 
-@pytest.mark.parametrize("protocol", ["ava", "act"])
-def test_nothing_predicted_or_nobody_annotated_is_not_an_error(protocol):
-    assert scores([(ONE, LEFT, 0, 0)], [], protocol) == [0.0, None]
-    assert scores([], [(ONE, LEFT, 0, 1.0)], protocol) == [None, None]
-
-
 @pytest.mark.parametrize("change, message", [
     (dict(score=np.array([np.nan])), "score nan of detection 0"),
     (dict(label=np.array([5])), "label 5 of detection 0")])
-def test_detections_without_meaning_are_refused(change, message):
+def test_what_cannot_be_scored_is_refused(change, message):
     truth, found = tables([(ONE, LEFT, 0, 0)], [(ONE, LEFT, 0, 1.0)], 1)
     with pytest.raises(ValueError, match=message):
         frame_map(truth, replace(found, **change))
-
-
-def test_act_without_frame_sizes_is_refused():
-    truth, found = tables([(ONE, LEFT, 0, 0)], [(ONE, LEFT, 0, 1.0)], 1)
     with pytest.raises(ValueError, match="no frame sizes; use protocol ava"):
         frame_map(truth, found, "act")
+    with pytest.raises(ValueError, match="needs ground truth by frames"):
+        video_map(truth, found)
 
 
 def test_a_crowd_on_one_keyframe_is_matched_in_bounded_memory(monkeypatch):
@@ -452,8 +430,3 @@ def test_a_false_tube_of_higher_score_halves_the_area():
     found = [((0, f), *row) for f in range(20) for row in ((LEFT, 0, 1.0), (RIGHT, 0, 2.0))]
     # precision 0 at recall 0, 1/2 at recall 1: the trapezoid is 1/4
     assert video_map(*frame_tables(truth, found), {"any": [0.5]})["map"]["any"] == 0.25
-
-
-def test_video_map_without_tubes_is_refused():
-    with pytest.raises(ValueError, match="needs ground truth by frames"):
-        video_map(*tables([(ONE, LEFT, 0, 0)], [], 1))
