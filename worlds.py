@@ -1,10 +1,10 @@
-"""Rendered worlds of stick people, on disk in the library's formats: the toy's stand-in for the paper's datasets.
+"""Rendered worlds of stick people, on disk in the library's formats: the toy's datasets.
 
-    write_set(path, world, actions, scenes, seed)      # films of a world, and a CSV of captions, sentences or classes
+    write_set(path, world, actions, scenes, seed)      # films of a world, and a CSV of what is told
 
-A world is a row of WORLDS, an action a row of ACTIONS: key poses as data, other words for it, the scene it is at home
-in. compose() draws a scene as plain values, render() draws it at any size, so that a scene of a film can be shown
-larger than the model saw it. What each world stands for is said in toy.py.
+A world is a row of WORLDS; an action is a row of ACTIONS: its key poses, other words for it, the
+scene it is at home in. compose() draws a scene as plain values; render() draws it at any size, so
+that it can be shown larger than the model saw it. toy.py says what each world stands for.
 """
 
 import csv
@@ -17,16 +17,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-SIZE, FPS = 48, 4                            # pixels a side; frames a second, and a scene is one second
+SIZE, FPS = 48, 4                            # pixels a side; frames a second, a scene is a second
 TELLING = 0.4                                # share of the web's captions that tell an action
 
 
 # ---------------------------------------------------------------- the worlds, as data
 
-# A pose: arms and legs, the far one and the near one, as (angle of the upper half from straight down, forwards
-# positive; bend of the lower half); lean of the trunk and roll of the whole body, all in degrees; lift above the
-# ground in body heights, and move in body heights a second; turn from 1 (seen from the side) to -1.
-STAND = dict(arms=((-12, 0), (12, 0)), legs=((-8, 0), (8, 0)), lean=0, roll=0, lift=0, move=0, turn=1)
+# A pose: arms and legs, the far one and the near one, as (angle of the upper half from straight
+# down, forwards positive; bend of the lower half); lean of the trunk and roll of the whole body, in
+# degrees; lift above the ground in body heights, and move in body heights a second; turn from 1
+# (seen from the side) to -1.
+STAND = dict(arms=((-12, 0), (12, 0)), legs=((-8, 0), (8, 0)), lean=0, roll=0, lift=0, move=0,
+             turn=1)
 # name: (home scene, what is held or sat on, other words, the key poses that the body moves through)
 ACTIONS = {
     "swimming": ("pool", "", ("doing the crawl", "moving through the water"), [
@@ -61,7 +63,8 @@ ACTIONS = {
         dict(lean=18, arms=((-60, 80), (60, 80)), legs=((55, -50), (-45, -60)), move=0.4),
         dict(lean=18, arms=((60, 80), (-60, 80)), legs=((-45, -60), (55, -50)), move=0.4)]),
     "kicking": ("field", "", ("swinging a leg high", "striking with a foot"), [
-        dict(legs=((-4, 0), (-25, -20)), lean=5), dict(legs=((-4, 0), (95, 0)), lean=-15, arms=((-40, 0), (40, 0)))]),
+        dict(legs=((-4, 0), (-25, -20)), lean=5),
+        dict(legs=((-4, 0), (95, 0)), lean=-15, arms=((-40, 0), (40, 0)))]),
     "swinging a bat": ("field", "bat", ("hitting hard with a stick", "batting"), [
         dict(arms=((-70, 0), (-50, 0)), legs=((-20, 0), (20, 0)), lean=-5),
         dict(arms=((95, 0), (115, 0)), legs=((-20, 0), (20, 0)), lean=10)]),
@@ -94,8 +97,9 @@ ACTIONS = {
         dict(arms=((-75, 0), (75, 0))), dict(arms=((-50, 115), (50, -115)))]),
     "bowing": ("stage", "", ("bending forward", "thanking the audience"), [
         dict(), dict(lean=85, arms=((0, 0), (20, 0)))])}
-COLOURS = {"red": (255, 80, 70), "blue": (80, 140, 255), "green": (80, 225, 100), "yellow": (250, 225, 70),
-           "purple": (205, 110, 250), "orange": (255, 160, 50), "white": (245, 245, 245), "pink": (255, 150, 200)}
+COLOURS = {"red": (255, 80, 70), "blue": (80, 140, 255), "green": (80, 225, 100),
+           "yellow": (250, 225, 70), "purple": (205, 110, 250), "orange": (255, 160, 50),
+           "white": (245, 245, 245), "pink": (255, 150, 200)}
 # name: (in words, colour of the wall, of the floor, pattern of the wall, of the floor)
 SCENES = {"pool": ("at the pool", (95, 130, 140), (25, 85, 130), "grid", "lines"),
           "gym": ("in a gym", (105, 95, 80), (70, 55, 45), "bars", ""),
@@ -105,10 +109,11 @@ SCENES = {"pool": ("at the pool", (95, 130, 140), (25, 85, 130), "grid", "lines"
           "street": ("in the street", (80, 75, 85), (50, 50, 55), "grid", "lines"),
           "beach": ("on the beach", (60, 110, 150), (150, 130, 90), "lines", ""),
           "stage": ("on a stage", (110, 30, 40), (60, 40, 30), "bars", "")}
-# things that lie about, and what actions hold or sit on, as shapes: (kind, colour, point, point, ...). A point is
-# (a joint, or "ground", which is below the hip, or "at", where a thing lies; forwards; down), in heights of the
-# person or the thing
-WOOD, GREY, DARK, RED, BROWN = (190, 140, 80), (200, 200, 205), (25, 25, 30), (130, 40, 50), (110, 80, 60)
+# things that lie about, and what actions hold or sit on, as shapes: (kind, colour, point, ...). A
+# point is (a joint, or "ground", which is below the hip, or "at", where a thing lies; forwards;
+# down), in heights of the person or the thing
+WOOD, GREY, DARK = (190, 140, 80), (200, 200, 205), (25, 25, 30)
+RED, BROWN = (130, 40, 50), (110, 80, 60)
 OBJECTS = {
     "ball": [("disc", (200, 120, 60), ("at", -0.5, -1), ("at", 0.5, 0))],
     "box": [("box", (120, 90, 60), ("at", -0.5, -1), ("at", 0.5, 0))],
@@ -116,20 +121,23 @@ OBJECTS = {
              ("disc", (40, 110, 50), ("at", -0.7, -2.5), ("at", 0.7, -1))],
     "lamp": [("line", (60, 60, 60), ("at", 0, -2), ("at", 0, 0)),
              ("disc", (220, 210, 140), ("at", -0.4, -2.4), ("at", 0.4, -1.6))],
-    "car": [("box", RED, ("at", -1, -0.8), ("at", 1, -0.2)), ("box", RED, ("at", -0.5, -1.2), ("at", 0.5, -0.8)),
+    "car": [("box", RED, ("at", -1, -0.8), ("at", 1, -0.2)),
+            ("box", RED, ("at", -0.5, -1.2), ("at", 0.5, -0.8)),
             ("disc", DARK, ("at", -0.85, -0.5), ("at", -0.35, 0)),
             ("disc", DARK, ("at", 0.35, -0.5), ("at", 0.85, 0))],
     "dog": [("box", BROWN, ("at", -0.5, -0.7), ("at", 0.5, -0.35)),
             ("box", BROWN, ("at", 0.35, -0.95), ("at", 0.7, -0.6)),
-            ("line", BROWN, ("at", -0.4, -0.4), ("at", -0.4, 0)), ("line", BROWN, ("at", 0.4, -0.4), ("at", 0.4, 0))],
+            ("line", BROWN, ("at", -0.4, -0.4), ("at", -0.4, 0)),
+            ("line", BROWN, ("at", 0.4, -0.4), ("at", 0.4, 0))],
     "barbell": [("line", GREY, ("hands", -0.4, 0), ("hands", 0.4, 0)),
                 ("box", GREY, ("hands", -0.4, -0.1), ("hands", -0.33, 0.1)),
                 ("box", GREY, ("hands", 0.33, -0.1), ("hands", 0.4, 0.1))],
     "bat": [("thick", WOOD, ("hand1", 0, 0), ("beyond", 0, 0))],
     "broom": [("line", WOOD, ("hand0", 0, 0), ("ground", 0.6, 0)),
               ("box", WOOD, ("ground", 0.53, -0.06), ("ground", 0.67, 0))],
-    "bow": [("line", WOOD, ("hand0", 0, -0.25), ("hand0", 0.11, -0.13), ("hand0", 0.13, 0), ("hand0", 0.11, 0.13),
-             ("hand0", 0, 0.25)), ("thin", GREY, ("hand0", 0, -0.25), ("hand1", 0, 0), ("hand0", 0, 0.25))],
+    "bow": [("line", WOOD, ("hand0", 0, -0.25), ("hand0", 0.11, -0.13), ("hand0", 0.13, 0),
+             ("hand0", 0.11, 0.13), ("hand0", 0, 0.25)),
+            ("thin", GREY, ("hand0", 0, -0.25), ("hand1", 0, 0), ("hand0", 0, 0.25))],
     "rope": [("line", WOOD, ("hands", 0, -2), ("hands", 0, 2))],
     "stool": [("box", WOOD, ("hip", -0.13, 0.05), ("hip", 0.1, 0.45))],
     "bike": [("ring", GREY, ("ground", -0.31, -0.28), ("ground", -0.03, 0)),
@@ -172,7 +180,7 @@ def direction(angle: float) -> np.ndarray:
 
 
 def pose(poses: list[dict], phase: float) -> dict:
-    """The pose at a phase in [0, 1) of the movement through key poses, which is slow at each of them."""
+    """The pose at a phase in [0, 1) of the movement through key poses, slow at each of them."""
     first = int(phase * len(poses))
     before, after = STAND | poses[first], STAND | poses[(first + 1) % len(poses)]
     share = (1 - math.cos(math.pi * (phase * len(poses) - first))) / 2
@@ -186,7 +194,7 @@ def pose(poses: list[dict], phase: float) -> dict:
 
 
 def joints(p: dict, x: float, ground: float, height: float, face: int) -> dict:
-    """Pixels (2,) of the joints of a person in pose p who stands at (x, ground) and faces right (1) or left (-1)."""
+    """Pixels (2,) of the joints of a person in pose p at (x, ground); face 1: right, -1: left."""
     leg, trunk, arm, head = 0.46 * height, 0.32 * height, 0.36 * height, 0.105 * height
     up = direction(180 - p["lean"])
     body = {"hip": np.zeros(2), "neck": trunk * up, "head": (trunk + 1.2 * head) * up}
@@ -199,17 +207,18 @@ def joints(p: dict, x: float, ground: float, height: float, face: int) -> dict:
     s, c = math.sin(math.radians(p["roll"])), math.cos(math.radians(p["roll"]))
     points = np.array(list(body.values())) @ np.array([[c, s], [-s, c]])
     # a body that is rolled over lies with its middle at x; the lowest joint stands on the ground
-    points[:, 0] = (points[:, 0] - (points[:, 0].max() + points[:, 0].min()) / 2 * abs(s)) * face * p["turn"] + x
+    middle = (points[:, 0].max() + points[:, 0].min()) / 2 * abs(s)
+    points[:, 0] = (points[:, 0] - middle) * face * p["turn"] + x
     lowest = max(points[:, 1].max(), points[list(body).index("head"), 1] + head)
     points[:, 1] += ground - p["lift"] * height - lowest
     return dict(zip(body, points))
 
 
-def draw_shapes(draw: ImageDraw.ImageDraw, shapes: list[tuple], points: dict, height: float, face: int,
-                light: float = 1) -> None:
+def draw_shapes(draw: ImageDraw.ImageDraw, shapes: list[tuple], points: dict, height: float,
+                face: int, light: float = 1) -> None:
     """Draw shapes of OBJECTS around the named points; height in pixels."""
     for kind, colour, *corners in shapes:
-        at = [points[name] + [face * right * height, down * height] for name, right, down in corners]
+        at = [points[name] + [face * x * height, y * height] for name, x, y in corners]
         fill = tuple(int(v * light) for v in colour)
         if kind in ("line", "thin", "thick"):
             width = {"thin": 0.018, "line": 0.035, "thick": 0.07}[kind]
@@ -228,30 +237,33 @@ def draw_background(scene: dict, side: int) -> Image.Image:
     _, wall, floor, *patterns = SCENES[scene["scene"]]
     image = Image.new("RGB", (side, side))
     draw, horizon, step = ImageDraw.Draw(image), scene["horizon"] * side, side / 6
-    for top, bottom, colour, pattern in ((0, horizon, wall, patterns[0]), (horizon, side, floor, patterns[1])):
+    parts = (0, horizon, wall, patterns[0]), (horizon, side, floor, patterns[1])
+    for top, bottom, colour, pattern in parts:
         colour = np.clip((np.array(colour) + scene["tint"]) * scene["light"], 0, 255)
         draw.rectangle((0, top, side, bottom), tuple(colour.astype(int)))
-        across, down = np.arange(7) * step + scene["offset"][0] * step, top + scene["offset"][1] * step
+        across = np.arange(7) * step + scene["offset"][0] * step
+        down = top + scene["offset"][1] * step + np.arange(4) * step
         lines = [(x, top, x, bottom) for x in across if pattern in ("bars", "grid")]
-        lines += [(0, y, side, y) for y in down + np.arange(4) * step if pattern in ("lines", "grid") and y < bottom]
+        lines += [(0, y, side, y) for y in down if pattern in ("lines", "grid") and y < bottom]
         for line in lines:
             draw.line(line, tuple((0.75 * colour).astype(int)), max(side // 40, 1))
     for thing in scene["objects"]:
-        at = np.array([thing["x"] * side, horizon + 0.06 * side])
-        draw_shapes(draw, OBJECTS[thing["name"]], {"at": at}, thing["size"] * side, 1, scene["light"])
+        at, height = np.array([thing["x"] * side, horizon + 0.06 * side]), thing["size"] * side
+        draw_shapes(draw, OBJECTS[thing["name"]], {"at": at}, height, 1, scene["light"])
     return image
 
 
 def draw_person(draw: ImageDraw.ImageDraw, who: dict, seconds: float, side: int) -> np.ndarray:
     """Draw a person of a scene at a time, 0 in its middle; -> the box, xyxy in pixels."""
-    _, thing, _, poses = ACTIONS.get(who["action"], ("", "", (), [{}]))      # who only stands is in no list
+    _, thing, _, poses = ACTIONS.get(who["action"], ("", "", (), [{}]))      # of who stands: none
     p, height = pose(poses, (who["phase"] + seconds / who["period"]) % 1), side * who["height"]
-    x, ground, face = side * who["x"] + p["move"] * height * who["face"] * seconds, side * who["ground"], who["face"]
-    body = joints(p, x, ground, height, face)
+    ground, face = side * who["ground"], who["face"]
+    body = joints(p, side * who["x"] + p["move"] * height * face * seconds, ground, height, face)
     xs = [point[0] for point in body.values()]               # nobody leaves the picture
     inside = max(0.04 * side - min(xs), 0) + min(0.96 * side - max(xs), 0)
     body = {name: point + [inside, 0] for name, point in body.items()}
-    points = body | {"ground": np.array([body["hip"][0], ground]), "hands": (body["hand0"] + body["hand1"]) / 2,
+    points = body | {"ground": np.array([body["hip"][0], ground]),
+                     "hands": (body["hand0"] + body["hand1"]) / 2,
                      "beyond": 2.6 * body["hand1"] - 1.6 * body["elbow1"]}
     width, head = max(round(who["thick"] * height), 2), 0.105 * height
     shirt = np.array(COLOURS[who["colour"]])
@@ -277,39 +289,52 @@ def draw_person(draw: ImageDraw.ImageDraw, who: dict, seconds: float, side: int)
     return np.array([*(outline.min(0) - width / 2), *(outline.max(0) + width / 2)])
 
 
-def render(scene: dict, size: int = SIZE, fps: int = FPS, seconds: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """A scene as a video (F, size, size, 3) uint8, and its people's boxes (people, F, 4), xyxy in [0, 1]."""
-    side, frames, people = 2 * size, fps * seconds, scene["people"]          # drawn at twice the size, then averaged
+def render(scene: dict, size: int = SIZE, fps: int = FPS,
+           seconds: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """A scene as a video (F, size, size, 3) uint8 and boxes (people, F, 4), xyxy in [0, 1]."""
+    frames, people = fps * seconds, scene["people"]
+    side = 2 * size                                          # drawn twice as large, then averaged
     background = draw_background(scene, side)
-    video, boxes = np.empty((frames, size, size, 3), np.uint8), np.zeros((len(people), frames, 4), np.float32)
+    video = np.empty((frames, size, size, 3), np.uint8)
+    boxes = np.zeros((len(people), frames, 4), np.float32)
+    nearest_last = sorted(range(len(people)), key=lambda k: people[k]["ground"])
     for f in range(frames):
         image = background.copy()
-        for k in sorted(range(len(people)), key=lambda k: people[k]["ground"]):                 # the nearest last
+        for k in nearest_last:
             box = draw_person(ImageDraw.Draw(image), people[k], f / fps - seconds / 2, side)
             boxes[k, f] = np.clip(box / side, 0, 1)
         video[f] = np.asarray(image.resize((size, size), Image.Resampling.BOX))
-    grain = np.random.default_rng(scene["grain"]).normal(0, 1, video.shape) * scene["noise"] if scene["noise"] else 0
-    return np.clip(video + grain, 0, 255).astype(np.uint8), boxes
+    if scene["noise"]:
+        grain = np.random.default_rng(scene["grain"]).normal(0, 1, video.shape) * scene["noise"]
+        video = np.clip(video + grain, 0, 255).astype(np.uint8)
+    return video, boxes
 
 
 def compose(rng: np.random.Generator, world: str, actions: list[str]) -> dict:
-    """A scene as plain values: who does what, where, and in front of what. Lengths are in pictures."""
+    """A scene as plain values: who does what, where, before what. Lengths are in pictures."""
     w = WORLDS[world]
-    doing = [str(name) for name in rng.choice(actions, rng.integers(w.people[0], w.people[1] + 1), replace=False)]
-    doing += ["standing"] * int(rng.integers(w.bystanders[0], w.bystanders[1] + 1))
+    acting = rng.choice(actions, rng.integers(w.people[0], w.people[1] + 1), replace=False)
+    bystanders = int(rng.integers(w.bystanders[0], w.bystanders[1] + 1))
+    doing = [str(name) for name in acting] + ["standing"] * bystanders
     at_home = rng.random() < w.home
     n, scene = len(doing), ACTIONS[doing[0]][0] if at_home else str(rng.choice(list(SCENES)))
     x = rng.permutation((np.arange(n) + rng.uniform(0.3, 0.7, n)) / n)
-    colours = rng.permutation(list(COLOURS))
-    people = [{"action": action, "x": x[k], "colour": str(colours[k]), "face": int(rng.choice([-1, 1])),
-               "height": rng.uniform(*w.height) * (0.8 if action == "standing" else 1) * (0.92 if n > 2 else 1),
-               "ground": rng.uniform(0.72, 0.82) if action == "standing" else rng.uniform(0.86, 0.98),
-               "phase": rng.random(), "period": rng.uniform(0.9, 1.25), "thick": rng.uniform(0.075, 0.1),
-               "trousers": rng.uniform(0.35, 0.6), "skin": rng.integers([170, 120, 90], [250, 200, 160]).tolist()}
-              for k, action in enumerate(doing)]
-    return {"scene": scene, "people": people, "horizon": rng.uniform(0.55, 0.7), "tint": rng.integers(-15, 16, 3),
-            "offset": rng.random(2), "light": w.light, "noise": w.noise, "grain": int(rng.integers(1 << 30)),
-            "objects": [{"name": str(rng.choice(LYING)), "x": rng.random(), "size": rng.uniform(0.12, 0.22)}
+    colours, people = rng.permutation(list(COLOURS)), []
+    for k, action in enumerate(doing):
+        acts = action != "standing"
+        people.append({
+            "action": action, "x": x[k], "colour": str(colours[k]),
+            "face": int(rng.choice([-1, 1])),
+            "height": rng.uniform(*w.height) * (1 if acts else 0.8) * (0.92 if n > 2 else 1),
+            "ground": rng.uniform(0.86, 0.98) if acts else rng.uniform(0.72, 0.82),
+            "phase": rng.random(), "period": rng.uniform(0.9, 1.25),
+            "thick": rng.uniform(0.075, 0.1), "trousers": rng.uniform(0.35, 0.6),
+            "skin": rng.integers([170, 120, 90], [250, 200, 160]).tolist()})
+    return {"scene": scene, "people": people, "horizon": rng.uniform(0.55, 0.7),
+            "tint": rng.integers(-15, 16, 3), "offset": rng.random(2),
+            "light": w.light, "noise": w.noise, "grain": int(rng.integers(1 << 30)),
+            "objects": [{"name": str(rng.choice(LYING)), "x": rng.random(),
+                         "size": rng.uniform(0.12, 0.22)}
                         for _ in range(rng.integers(w.objects[0], w.objects[1] + 1))]}
 
 
@@ -321,11 +346,12 @@ def words(rng: np.random.Generator, action: str, own: float = 1 / 3) -> str:
 
 
 def caption(rng: np.random.Generator, world: str, scene: dict) -> str:
-    """What the text of a clip says: of photos what the person does, of the web mostly other things."""
+    """The text of a clip: of photos what the person does, of the web mostly other things."""
     who, thing = scene["people"][0], ACTIONS[scene["people"][0]["action"]][1]
     if world == "photos":
         return f"a person {words(rng, who['action'], 2 / 3)}"
-    said = [str(rng.choice(["a person", "someone", f"a person in {who['colour']}", f"someone in {who['colour']}"]))]
+    said = [str(rng.choice(["a person", "someone", "a person in {}", "someone in {}"]))]
+    said[0] = said[0].replace("{}", who["colour"])
     tells_action = rng.random() < TELLING
     if tells_action:
         said.append(words(rng, who["action"]))
@@ -360,15 +386,16 @@ def write_film(path: Path, scenes: list[np.ndarray], fps: int = FPS) -> None:
 
 
 def write_set(path: Path, world: str, actions: list[str], scenes: int, seed: list[int]) -> None:
-    """A CSV and, in a folder of its name, films of 30 scenes of a second each; nothing if the CSV is there.
+    """A CSV and, in a folder of its name, films of 30 scenes of a second each; a CSV there is kept.
 
-    photos, web: rows video,start,end,caption. Else the annotations CSV, at the middle of each scene: boxes with
-    sentences (films) or classes, and NAME-people.csv with everybody's. A scene's seed is [*seed, its number].
+    photos, web: rows video,start,end,caption. Else the annotations CSV, at the middle of a scene:
+    boxes with sentences (films) or classes, and NAME-people.csv with everybody's. A scene's seed is
+    [*seed, its number].
     """
     if path.exists():
         return
     rows, everybody, film, captions = [], [], [], world in ("photos", "web")
-    for number in tqdm(range(scenes), desc=f"render {world}", leave=False, disable=None, dynamic_ncols=True):
+    for number in tqdm(range(scenes), f"render {world}", leave=False, disable=None):
         rng = np.random.default_rng([*seed, number])
         scene = compose(rng, world, actions)
         frames, boxes = render(scene)
@@ -384,9 +411,11 @@ def write_set(path: Path, world: str, actions: list[str], scenes: int, seed: lis
             keyframe = [video, second + 0.5, *(f"{v:.4f}" for v in box)]
             everybody.append([*keyframe, "person", k])
             if k < WORLDS[world].told and who["action"] != "standing":
-                rows.append([*keyframe, sentence(rng, who) if world == "films" else who["action"], k])
+                text = sentence(rng, who) if world == "films" else who["action"]
+                rows.append([*keyframe, text, k])
     header = "video,start,end,caption" if captions else "video,keyframe,x1,y1,x2,y2,text,person"
-    for file, table in ((path.with_name(f"{path.stem}-people.csv"), everybody), (path, rows)):   # the last one last
+    people = path.with_name(f"{path.stem}-people.csv")
+    for file, table in ((people, everybody), (path, rows)):  # the CSV that tells of all: last
         if table:
             with open(file.with_suffix(".tmp"), "w", newline="") as out:
                 csv.writer(out).writerows([header.split(","), *table])
