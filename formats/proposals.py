@@ -72,6 +72,9 @@ def proposal_rows(path, annotations: Annotations | None = None):
     box, score = rows.box, rows.score
     rows.complain((score < 0) | (score > 1), lambda row: f"score {score[row]:g} is not in [0, 1]; "
                   "in a ground-truth file the last column is a person, in proposals a score")
+    if rows.texts and "" not in rows.texts and np.isin(score, (0, 1)).all():
+        raise ValueError(f"{path}: every box has an action, and every score is 0 or 1; "
+                         "is this a ground truth, whose last column is a person?")
     rows.check_unit()
     wrong = (box[:, 0] > box[:, 2]) | (box[:, 1] > box[:, 3])
     if 10 * wrong.sum() > len(box):

@@ -141,6 +141,12 @@ def test_a_header_has_the_expected_columns_in_order_or_is_an_error(tmp_path, hea
         assert len(read_csv(path)) == 1 + ("walk" in header)
 
 
+def test_a_ground_truth_of_two_people_is_not_taken_for_proposals(tmp_path):
+    path = write(tmp_path / "p.csv", "v0,902,0.1,0.1,0.5,0.5,12,0\nv0,902,0.6,0.1,0.9,0.5,12,1\n")
+    with pytest.raises(ValueError, match="p.csv: every box has an action, .*is this a ground truth"):
+        read_proposals(path, make([(0, 902, BOX, 0)], videos=1))
+
+
 def test_a_few_swapped_boxes_among_proposals_are_counted_and_left_out(tmp_path, capsys):
     rows = [f"v0,902,0.1,0.1,0.5,0.{i},,0.9\n" for i in range(20, 40)]
     path = write(tmp_path / "p.csv", "".join([*rows, "v0,902,0.6,0.6,0.2,0.2,,0.9\n"]))
