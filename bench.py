@@ -420,6 +420,7 @@ def loader(bench: Bench) -> None:
         args.workers, args.iterations = workers, 4 * workers + 30
         step = training_step(bench, bench.model(arch=arch), 1, bench.gpu)
         batches = iter(training.training_loader(dataset, args, bench.process, 0, scale=scale))
+        waited = 0.0
         for i in range(args.iterations):
             if i == 4 * workers:                             # what they had ready is used up
                 start, waited = time.perf_counter(), 0.0

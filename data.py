@@ -304,8 +304,8 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
     folder = data or f"data/{dataset}"
     if csv and dataset != "csv":
         raise ValueError(f"--csv {csv}: goes with --dataset csv, not {dataset}")
-    if dataset == "hcstvg" and version not in (None, "1", "2"):
-        raise ValueError(f"--version {version}: HC-STVG has 1 and 2")
+    if version not in {"hcstvg": (None, "1", "2"), "ava": (version,)}.get(dataset, (None,)):
+        raise ValueError(f"--version {version}: HC-STVG has 1 and 2, AVA 2.1 and 2.2, others none")
     if dataset == "csv":
         if not csv:
             check_split(split, ("train", "test"))
@@ -336,12 +336,15 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
 
 
 def present(table: Annotations) -> Annotations:
-    """The rows whose video is on disk, with a note on stderr about the rest."""
+    """What to train on: the rows whose video is on disk, with a note on stderr about the rest."""
     missing = [video for video, file in zip(table.videos, table.files) if not file]
     if missing and os.environ.get("RANK", "0") == "0":       # once, of all processes
         print(f"{len(missing):,} of {len(table.videos):,} videos are not on disk and left out, "
               f"such as {missing[0]}; python check_data.py lists them", file=sys.stderr)
-    return table.on_disk()
+    table = table.on_disk()
+    if not table.box.any():
+        raise ValueError("there is nobody to train on: no keyframe that is left has a box")
+    return table
 
 
 def read_names(path) -> list[str]:

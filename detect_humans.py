@@ -380,7 +380,7 @@ def train(args: argparse.Namespace) -> Path:
     out = Path(args.out)
 
     # data
-    table = data.read_dataset(**vars(args) | {"split": "train"}).on_disk()
+    table = data.present(data.read_dataset(**vars(args) | {"split": "train"}))
     dataset, args.table = Keyframes(table), engine.fingerprint(table)
     held_out = None
     if args.validate and not args.csv:
@@ -471,13 +471,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        help="torchvision's COCO weights of that detector (downloaded once by "
                             "default), a checkpoint of --finetune, or 'random'")
     group = parser.add_argument_group("what to do, if not detect")
-    group.add_argument("--finetune", action="store_true",
-                       help="train on the dataset's people, and write OUT/last.pt")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--finetune", action="store_true",
+                        help="train on the dataset's people, and write OUT/last.pt")
+    either.add_argument("--measure", metavar="CSV",
+                        help="measure these proposals against the dataset's boxes")
     group.add_argument("--validate", type=engine.number(0, kind=int), default=1000,
                        help="keyframes of the test split to measure box AP on at each checkpoint; "
                             "0, and with --csv: none")
-    group.add_argument("--measure", metavar="CSV",
-                       help="measure these proposals against the dataset's boxes")
     training.add_optimisation_flags(
         parser, batch_size=16, iterations=10_000, lr=None, weight_decay=1e-4,
         batch="frames: of a detection at a time in each process, of finetuning per step over all")
@@ -501,7 +502,7 @@ def main() -> None:
         path = train(args)
         if engine.is_main():
             source = "".join(f" --{name} {value}" for name, value in vars(args).items()
-                             if name in ("dataset", "data") and value)
+                             if name in ("dataset", "data", "csv") and value)
             print(f"the detector is finetuned: {path}\n"
                   f"next: python detect_humans.py{source} --detector-weights {path} "
                   "--out proposals.csv")

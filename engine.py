@@ -69,8 +69,8 @@ def one_line(error: Exception) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         return (f"out of GPU memory: {text.split('. ')[0]}; give a smaller --batch-size or, "
                 "in training, --accumulate, --gradient-checkpointing or --amp")
-    if (isinstance(error, MemoryError) or "can't allocate memory" in text
-            or "DataLoader worker" in text):
+    if isinstance(error, MemoryError) or any(words in text for words in (
+            "can't allocate memory", "Storage size calculation overflowed", "DataLoader worker")):
         return (f"out of memory, it seems: {text[-200:]}; "
                 "give a smaller --batch-size or fewer --workers")
     if isinstance(error, (ValueError, OSError)):

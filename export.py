@@ -55,6 +55,7 @@ def export(model: FixedWords, path: Path, size: tuple[int, int, int], record: di
     arguments = {"args": example(*size, n=3), "dynamic_shapes": ({}, {0: torch.export.Dim("n")})}
     part = path.with_suffix(f".part{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    part.touch()                                             # where none can be written, an OSError
     try:
         if path.suffix == ".pt2":
             program = torch.export.export(model, **arguments)
@@ -107,9 +108,9 @@ def main(argv: list[str] | None = None) -> None:
     if path.suffix == ".onnx" and missing:
         raise ValueError(f"--out {path}: needs pip install {' '.join(missing)}; or give a name "
                          "that ends in .pt2")
-    if any(":" in word or "|" in word for word in args.actions):
-        raise ValueError(f"--actions {' '.join(args.actions)}: phrasings (: and |) are not "
-                         "exported; give one each")
+    if any(not word.strip() or ":" in word or "|" in word for word in args.actions):
+        raise ValueError(f"--actions {' '.join(args.actions)}: empty words and phrasings (: and |) "
+                         "are not exported; give one each")
     model, record = ovstad.load_model(args.ckpt)
     short_side = args.short_side or record.get("short_side") or model.short_side
     W, H = scaled_size(*args.picture, short_side, model.patch)

@@ -433,6 +433,8 @@ def load_model(path: str) -> tuple[ViCLIP, dict]:
                          f"its tensors begin with {', '.join(list(state)[:3])}")
     model = ViCLIP(arch)
     load_state(model, state, path)
+    if model.temp <= 0:
+        raise ValueError(f"{path}: its tau (temp) is {model.temp.item():g}, not above 0")
     return model.eval(), record
 
 

@@ -438,6 +438,8 @@ def test_output_has_a_default_and_plain_videos_cannot_be_finetuned_on():
     assert detect_humans.parse_args([]).out == "proposals.csv"
     with pytest.raises(ValueError, match="film.mp4: plain videos have no boxes to finetune on"):
         detect_humans.parse_args(["film.mp4", "--finetune"])
+    with pytest.raises(SystemExit):                          # one of the two would be ignored
+        detect_humans.parse_args(["--finetune", "--measure", "p.csv"])
 
 
 # ---------------------------------------------------------------- measuring

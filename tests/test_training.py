@@ -503,6 +503,9 @@ def test_mostly_unreadable_videos_stop_the_run_in_one_line(world, tmp_path):
     (train_align, "--arch ViT-L/14", "weights tell their own size"),
     (train_align, "--crop 50", "must be a multiple of the patch"),
     (train_align, "--warmup 9 --iterations 9", "must be shorter than --iterations 9"),
+    (train_align, "--csv {nobody}", "nobody to train on"),
+    (train_align, "--weights {cold}", "its tau (temp) is -1, not above 0"),
+    (train_finetune, "--version 9", "--version 9: HC-STVG has 1 and 2"),
     (train_finetune, "--dataset ucf101-24 --csv my.csv", "goes with --dataset csv"),
     (train_finetune, "--prompt person", "write {}"),
     (train_finetune, "--device cuda:7", "no CUDA GPU"),
@@ -511,6 +514,10 @@ def test_mostly_unreadable_videos_stop_the_run_in_one_line(world, tmp_path):
 def test_wrong_flags_are_explained(world, tmp_path, script, wrong, message):
     if "cuda" in wrong and torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    (world / "nobody.csv").write_text("align/0000.mp4,1.5\n")
+    state = load(world / "start.pth")["model"]
+    torch.save({"model": state | {"temp": torch.tensor(-1.0)}}, world / "cold.pth")
+    wrong = wrong.replace("{nobody}", f"{world}/nobody.csv").replace("{cold}", f"{world}/cold.pth")
     with pytest.raises((ValueError, OSError)) as error:
         train(world, script, tmp_path / "out", wrong)
     assert message in str(error.value)
