@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_kind, field, four_numbers, load_json, replacing, whole
+from formats.files import check_kind, check_pixels, field, four_numbers, load_json, replacing, whole
 from video import open_video
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
@@ -317,6 +317,9 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
                 raise FileNotFoundError(f"{path}: its video {labelled.video!r} is not in {folder}; "
                                         "put it there, or name the folder that it is in")
             size = labelled.size or picture_size(str(file))
+            boxes = [box for track in labelled.tracks.values() for _, box, said in track
+                     if said is not None]
+            check_pixels(path, [np.array(boxes).reshape(-1, 4)], [size])
             first = taken.get(file, 0)                  # other people in each job of a video
             taken[file] = first + max(labelled.tracks, default=0) + 1
             name = os.path.relpath(file, out.parent)

@@ -60,10 +60,17 @@ class Rows:
                           f"{self.box_in_words(row)} is not x1 {order} x2, y1 {order} y2")
 
     def check_unit(self) -> None:
-        """ValueError where a box is in pixels: others overshoot [0, 1] by a little at most."""
+        """ValueError where a box is in pixels, or if more than one in ten have swapped corners.
+
+        Others overshoot [0, 1] by a little at most.
+        """
         self.complain(((self.box < -0.5) | (self.box > 1.5)).any(axis=1), lambda row:
                       f"{self.box_in_words(row)} looks like pixels; expected xyxy in [0, 1]: "
                       "divide x by the picture's width, y by its height")
+        wrong = (self.box[:, :2] > self.box[:, 2:]).any(axis=1)
+        if 10 * wrong.sum() > len(wrong):
+            self.complain(wrong, lambda row: f"{self.box_in_words(row)} is not x1 < x2, y1 < y2; "
+                          "are its corners swapped, or is it x, y, width, height?")
 
     def check_times(self, frames: bool = False) -> None:
         """ValueError where a keyframe is no second, or no frame number (these count from 1)."""
@@ -385,11 +392,22 @@ def array_of(value, columns: int, where: str) -> np.ndarray:
     return value.astype(np.float64)
 
 
-def check_pixels(path, boxes: list[np.ndarray]) -> None:
-    """ValueError if all boxes, arrays (n, 4), of a format that has pixels are in [0, 1]."""
+def check_pixels(path, boxes: list[np.ndarray], sizes=()) -> None:
+    """ValueError if boxes, arrays (n, 4) of corners, are in [0, 1] where a format has pixels.
+
+    sizes: of each array's picture, (width, height): more than one box in ten that is empty or far
+    beyond it is a ValueError too.
+    """
     largest = max((np.abs(box).max() for box in boxes if len(box)), default=0)
     if 0 < largest <= 1.5:
         raise ValueError(f"{path}: its boxes are in [0, 1]; expected pixels")
+    wrong = [(box[:, :2] >= box[:, 2:]) | (box[:, 2:] > 1.1 * np.asarray(size))
+             for box, size in zip(boxes, sizes)]
+    wrong, n = sum(int(box.any(axis=1).sum()) for box in wrong), sum(map(len, boxes))
+    if 10 * wrong > n:
+        raise ValueError(f"{path}: {wrong:,} of {n:,} boxes are empty or reach far beyond the "
+                         "picture; are they x, y, width, height instead of corners, or corners "
+                         "instead of those?")
 
 
 # ---------------------------------------------------------------- finding official files

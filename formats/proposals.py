@@ -77,9 +77,6 @@ def proposal_rows(path, annotations: Annotations | None = None):
                          "is this a ground truth, whose last column is a person?")
     rows.check_unit()
     wrong = (box[:, 0] > box[:, 2]) | (box[:, 1] > box[:, 3])
-    if 10 * wrong.sum() > len(box):
-        rows.complain(wrong, lambda row: f"{rows.box_in_words(row)} is not x1 < x2, y1 < y2; "
-                      "are its corners swapped, or is it x, y, width, height?")
     if wrong.any() and os.environ.get("RANK", "0") == "0":     # once, of all processes
         print(f"{path}: {wrong.sum():,} of {len(box):,} boxes are not x1 < x2, y1 < y2, the first "
               f"in line {rows.lines[wrong.argmax()]}; left out", file=sys.stderr)

@@ -166,7 +166,8 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every: bool, faults
     if sum(n_frames) > 10 ** 7:                                # UCF101-24 has 555,157
         raise ValueError(f"{path}: its videos have {sum(n_frames):,} frames, up to "
                          f"{max(n_frames):,}; is that their number?")
-    check_pixels(path, [box for of_video in tubes for *_, box in of_video])
+    check_pixels(path, [box for of_video in tubes for *_, box in of_video],
+                 [size[v] for v, of_video in enumerate(tubes) for _ in of_video])
     parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 4)]
     for v, video in enumerate(videos):
         empty = np.ones(n_frames[v], bool)

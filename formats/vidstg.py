@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_kind, check_split, field, find_file, load_json, parallel
-from formats.files import videos_on_disk, walk, whole
+from formats.files import check_kind, check_pixels, check_split, field, find_file, load_json
+from formats.files import parallel, videos_on_disk, walk, whole
 from table import Annotations, cached, clip_boxes, make_annotations, merge
 
 VIDSTG_SOURCE = "https://github.com/Guaranteer/VidSTG-Dataset"
@@ -66,8 +66,9 @@ def vidstg_samples(entries: list, path="") -> list[tuple[str, str, int, int, int
         for caption in field(entry, "captions", list, where):
             target = field(caption, "target_id", int, f"{where}: a caption")
             sentence = field(caption, "description", str, f"{where}: a caption")
-            if target not in kind:
-                raise ValueError(f"{where}: target_id {target} is not among its subject/objects")
+            if target not in kind or not sentence.strip():
+                raise ValueError(f"{where}: caption {sentence!r} of target_id {target}; expected a "
+                                 "sentence of one of its subject/objects")
             if predicate not in VIDOR_SPATIAL and kind[target] in VIDOR_PEOPLE:
                 samples.append((" ".join(sentence.split()), video, target, begin, end))
     return samples
@@ -127,5 +128,7 @@ def vidor_tracks(path) -> tuple[np.ndarray, dict[int, tuple[list[int], list[list
             corners = [field(box, key, (int, float), f"{where}: bbox")
                        for key in ("xmin", "ymin", "xmax", "ymax")]
             tracks[field(item, "tid", int, where)][frame] = corners
+    boxes = [box for track in tracks.values() for box in track.values()]
+    check_pixels(path, [np.array(boxes).reshape(-1, 4)])
     size = np.array(size * 2, np.float64)
     return size, {tid: (list(track), list(track.values())) for tid, track in tracks.items()}
