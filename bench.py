@@ -298,7 +298,8 @@ def training_steps(bench: Bench) -> None:
             mb = pool.apply(step_memory, (bench.args, checkpointing))
         first = first or mb
         bench.add(f"stage 1, {bench.layers} layers" + ", checkpointing" * checkpointing
-                  + ": beside weights", mb, "MB", mb / first, "without checkpointing")
+                  + ": beside weights", mb, "MB", mb / first if first else 1.0,
+                  "without checkpointing")
 
 
 def step_memory(args: argparse.Namespace, checkpointing: bool) -> float:
