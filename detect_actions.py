@@ -185,7 +185,11 @@ class Words:
         self.font, missing = draw.choose_font(" ".join(self.names), settings.font)
         self.legend = f"from {settings.threshold:g} on: {' · '.join(self.names)}"
 
+        self.prompt = prompt = record.get("prompt", ovstad.PROMPT)
+        prompts = [[prompt.replace("{}", text) for text in texts] for texts in actions.values()]
         foreign = [name for name, texts in actions.items() if any(map(is_foreign, texts))]
+        full = [name for name, own in zip(self.names, prompts) if isinstance(model, ovstad.ViCLIP)
+                and (ovstad.tokenize(own)[:, -1] > 0).any()]
         stage, kind = record.get("stage"), f"the original {type(model).__name__}"
         kind = f"a model of stage {stage}" if stage else kind
         self.notes = [note for applies, note in (
@@ -193,10 +197,10 @@ class Words:
              "but separate less; train_finetune.py makes a better one"),
             (foreign, f"the model was trained on English; {', '.join(foreign[:3])} may mean little "
              "to it. Give an English phrase behind the name, as in 'winken: waving'"),
+            (full, f"the model may not read the end of {', '.join(full[:3])!r}: a prompt has room "
+             "for some 25 words"),
             (missing, f"no font here has {missing[:20]}; name one by --font")) if applies]
 
-        self.prompt = prompt = record.get("prompt", ovstad.PROMPT)
-        prompts = [[prompt.replace("{}", text) for text in texts] for texts in actions.values()]
         prompts += [[text] for text in BACKGROUND if not any(text in own for own in prompts)]
         with torch.inference_mode():
             embeddings = [model.encode_text(some).float() for some in prompts]
@@ -476,7 +480,15 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
     if args.export:
         export_tracks(f"{stem}.cvat.xml", video, exported, words.names, settings.threshold,
                       settings.fps)
-    if not stop.is_set() and source.is_whole():
+    known = people if isinstance(people, dict) and not settings.max_seconds else []
+    beyond, fault = sum(time >= end for time in known), ""
+    if not source.is_whole():
+        fault = (f"says it lasts {source.promised:.1f} s, but its frames end at {end:.1f} s; it may "
+                 "be cut short")
+    elif 10 * beyond > len(known):
+        fault = (f"ends at {end:.1f} s, and {beyond} of {len(known)} keyframes of {args.proposals} "
+                 f"are beyond, up to {max(known):g}; are they seconds, and of this video?")
+    if not stop.is_set() and not fault:
         os.replace(f"{stem}.unfinished", f"{stem}.done")
 
     say(f"\n{video}: {end:.1f} s, {len(tracks)} people, {results.count} boxes; "
@@ -487,16 +499,13 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
     for line in islice(results.describe_people(), 20):
         say(f"  {line}")
     if not tracks:
-        say("  nobody was found: no person above --person-score on any keyframe"
-            + (f"; those of the proposals begin at {min(people):g} s"
-               if isinstance(people, dict) and people else ""))
+        say("  nobody was found: no person above --person-score on any keyframe")
     say(f"  written: {stem}.*, {stem}_spans.csv; look at {stem}.html")
     if stop.is_set():
         say(f"  stopped by you at {end:.1f} s: what was seen until then is kept. The same command "
             "begins this video again; with --skip-existing it leaves out those that are complete")
-    elif not source.is_whole():
-        raise ValueError(f"{video}: says it lasts {source.promised:.1f} s, but its frames end at "
-                         f"{end:.1f} s; it may be cut short. What could be read is written")
+    elif fault:
+        raise ValueError(f"{video}: {fault}. What could be read is written")
 
 
 # ---------------------------------------------------------------- the command

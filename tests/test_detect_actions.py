@@ -531,6 +531,7 @@ def test_videos_whose_files_would_meet_get_the_names_of_their_paths(videos, name
     (["--actions", "wave", "--proposals", "early.csv"], "early.csv:1: keyframe -3"),
     (["--actions", "wave", "--proposals", "pixels.csv"], "pixels.csv:1: box"),
     (["--actions", "wave", "--proposals", "other.csv"], "has no box of"),
+    (["--actions", "wave", "--proposals", "late.csv"], "1 of 2 keyframes of late.csv are beyond"),
     (["--actions", "wave", "--font", "none.ttf"], "--font none.ttf: not a font"),
     (["--actions", "wave", "--out", "."], "v.mp4: is there, and no run of ours wrote it")])
 def test_a_mistake_gets_one_line_and_status_2(tmp_path, ckpt, bright_people, monkeypatch, capsys,
@@ -539,9 +540,10 @@ def test_a_mistake_gets_one_line_and_status_2(tmp_path, ckpt, bright_people, mon
     render(tmp_path / "v.mp4", [0, 0.04])
     (tmp_path / "words.txt").write_text("sit\nwave: b\n")
     torch.save({"model": {"backbone.body.conv1.weight": torch.zeros(1)}}, tmp_path / "d.pt")
-    for name, row in (("early", ("v.mp4", -3, LEFT)), ("pixels", ("v.mp4", 0, (3, 4, 50, 60))),
-                      ("other", ("w.mp4", 0, LEFT))):
-        boxes_csv(tmp_path / f"{name}.csv", [row])
+    for name, rows in (("early", [("v.mp4", -3, LEFT)]), ("pixels", [("v.mp4", 0, (3, 4, 50, 60))]),
+                       ("other", [("w.mp4", 0, LEFT)]),
+                       ("late", [("v.mp4", 0, LEFT), ("v.mp4", 25, LEFT)])):
+        boxes_csv(tmp_path / f"{name}.csv", rows)
     monkeypatch.setattr(sys, "argv", ["", "v.mp4", "--ckpt", str(ckpt), *arguments])
     with pytest.raises(SystemExit) as stop:
         detect_actions.engine.cli(main)
@@ -560,6 +562,7 @@ def test_what_to_expect_of_a_model_words_and_a_font_is_said(
             (tmp_path / "official.pth", ["wave"], ["the original ViCLIP, not finetuned"]),
             (ckpt, ["\U0010fffe: wave", "winken mit \u00e4"],
              ["trained on English; winken mit", "no font here has \U0010fffe; name one by --font"]),
+            (ckpt, ["wave: " + "very " * 40 + "fast"], ["may not read the end of 'wave'"]),
             (ckpt, ["wave"], [])):
         assert run(video, "--ckpt", file, "--actions", *words) == 0
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
