@@ -21,19 +21,11 @@ What a score means. --calibration background: the share of the word in a softmax
 background of generic prompts ("a person", "a person standing still", ...), each word on its own: at
 0.5 it fits as well as all the background together, and if no word does, the answer is "none of
 these". --calibration none: the paper's sigmoid, Eq. (3), made for ranking; cosines of such models
-are all positive, so that it is near 1 for everything.
-
-As a library:
-
-    from detect_actions import detect
-    for seen in detect("street.mp4", ["wave", "ride a bike"], "runs/ucf101-24/last.pt"):
-        print(seen.time, seen.track, seen.box, seen.scores)
+are all positive, so that it is near 1 for everything. As a library: `detect`.
 """
 
 import argparse
-import glob
 import os
-import re
 import signal
 import sys
 import threading
@@ -62,7 +54,8 @@ from baselines import load_model
 from formats.cvat import export_tracks
 from formats.files import read_text
 from formats.proposals import proposal_rows
-from results import Detection, Results, claim_files, digest, hash_video, hash_weights, is_complete
+from results import (Detection, Results, claim_files, digest, hash_video, hash_weights, is_complete,
+                     name_videos)
 from stream import Film, Keyframe, Source, camera_path, in_thread, keyframes_ahead, read_keyframes
 from table import distinct
 from tracker import Tracker
@@ -88,13 +81,11 @@ class Settings:
         "model", None, "fusion ratio, Eq. 2: 1 is region only, 0 global only; by default, as for "
         "the next three, the checkpoint's", (0, 1), type=float)
     frames: int | None = setting("model", None, "T", (1, 1000), type=int)
-    stride: int | None = setting(
-        "model", None, "frames from one of a clip to the next", (1, 1000), type=int)
-    short_side: int | None = setting(
-        "model", None, "of the clip's frames, pixels", (1, 4000), type=int)
+    stride: int | None = setting("model", None, "of a clip's frames", (1, 1000), type=int)
+    short_side: int | None = setting("model", None, "pixels of a clip", (1, 4000), type=int)
     person_score: float = setting(
-        "people", 0.6, "score of the detector from which a box is a new person; from half of it "
-        "on, a box may be a person who was there before", (0, 1))
+        "people", 0.6, "score from which a box is a new person; from half of it on, it may be one "
+        "who was there before", (0, 1))
     every: float = setting(
         "people", 0.5, "seconds between keyframes; half of it is a slower, finer answer; the "
         "pictures of about five such intervals are held until they are drawn", (0.01, 86400))
@@ -108,8 +99,7 @@ class Settings:
         "scores", 0.5, "from it on a word is drawn and makes spans; the CSV has all", (0, 1))
     top: int = setting("output", 3, "words drawn beside a person at most", (1, 1000))
     font: str | None = setting(
-        "output", None, "file of the font that words are drawn in; by default one that has their "
-        "letters", type=str)
+        "output", None, "file of a font; by default one that has the words' letters", type=str)
     max_seconds: float | None = setting(
         "run", None, "stop there; for streams and first looks", (0.001, 1e9), type=float)
     fps: float = setting("run", 25.0, "of folders of frames", (0.001, 1000))
@@ -414,14 +404,60 @@ def describe_request(video: str, args: argparse.Namespace, words: Words, people)
 
 # ---------------------------------------------------------------- one video
 
+def write_video(stem: Path, source: Source, words: Words, people: People, as_json: str | None,
+                with_film: bool, exported: list | None) -> tuple[Results, float, deque]:
+    """Writes rows, spans and the film of a video as it is read; appends detections to `exported`.
+
+    Returns the results, the second it ended at, and a live source's seconds from keyframe to row.
+    """
+    settings = words.settings
+    results = Results(stem, source.name, words.names, as_json, settings.calibration,
+                      settings.threshold, settings.gap)
+    film, end, note, delays, said = None, 0.0, "", deque(maxlen=10_000), perf_counter()
+    bar = tqdm(total=source.duration, unit=" video s", unit_scale=True, desc=stem.name,
+               dynamic_ncols=True, disable=None if engine.is_main() else True)
+    try:
+        with closing(in_thread(track_people(source, words, people, with_film))) as intervals:
+            for a, b in intervals:
+                parts = split_interval(a, b, settings.every)
+                for time, frame in b.frames:
+                    film = film or Film(f"{stem}.mp4", source, frame, words.legend, words.font)
+                    film.add(time, frame, labels_of(people_at(time, a, b, parts), words))
+                b.frames.clear()                             # they are large
+                for seen in list_detections(b, source.name, words.names):
+                    results.add_detection(seen)
+                    if exported is not None:
+                        exported.append(seen[1:])
+                for track, start, until, near in parts:
+                    scores = near.people[track].scores.tolist()
+                    results.add_part(track, start, until, scores, is_new=near is b)
+                results.end_spans(b.time)
+                bar.update(b.time - end)
+                end = b.time
+                if source.is_live and b.picture:
+                    delays.append(perf_counter() - b.arrived)
+                    note = f"  {delays[-1]:.1f} s behind, {source.late} keyframes late"
+                    bar.set_postfix_str(note)
+                if bar.disable and engine.is_main() and perf_counter() - said > 60:     # in a log
+                    said = perf_counter()
+                    length = f" of {source.duration:.0f}" if source.duration else ""
+                    print(f"{source.name}: {end:.0f}{length} s{note}", file=sys.stderr, flush=True)
+    finally:
+        bar.close()
+        results.close(end)
+        if film:
+            film.close(end)
+    return results, end, delays
+
+
 def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Words,
                    people: People | None, stop: threading.Event) -> None:
     """Everything about one video, in files that begin with `stem`; prints a summary.
 
     Where stop is set from outside, the video ends. people None: it is not in --proposals.
     """
-    settings, say = words.settings, partial(
-        print, file=sys.stderr if args.json == "-" else sys.stdout)
+    say = partial(print, file=sys.stderr if args.json == "-" else sys.stdout)
+    settings, began = words.settings, perf_counter()
     source = Source(video, settings.fps, settings.max_seconds, stop)
     if people is None:
         raise ValueError(f"{args.proposals}: {video} is not in it; write its path or file name in "
@@ -438,53 +474,20 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
         return
     claim_files(stem, request, suffixes)
 
-    results = Results(stem, source.name, words.names, args.json, settings.calibration,
-                      settings.threshold, settings.gap)
-    film, end, exported, note, delays = None, 0.0, [], "", deque(maxlen=10_000)
-    began = said = perf_counter()
-    bar = tqdm(total=source.duration, unit=" video s", unit_scale=True, desc=stem.name,
-               dynamic_ncols=True, disable=None if engine.is_main() else True)
-    try:
-        with closing(in_thread(track_people(source, words, people, with_film))) as intervals:
-            for a, b in intervals:
-                parts = split_interval(a, b, settings.every)
-                for time, frame in b.frames:
-                    film = film or Film(f"{stem}.mp4", source, frame, words.legend, words.font)
-                    film.add(time, frame, labels_of(people_at(time, a, b, parts), words))
-                b.frames.clear()                             # they are large
-                for seen in list_detections(b, source.name, words.names):
-                    results.add_detection(seen)
-                    exported += [seen[1:]] * bool(args.export)
-                for track, start, until, near in parts:
-                    scores = near.people[track].scores.tolist()
-                    results.add_part(track, start, until, scores, is_new=near is b)
-                results.end_spans(b.time)
-                bar.update(b.time - end)
-                end = b.time
-                if source.is_live and b.picture:
-                    delays.append(perf_counter() - b.arrived)
-                    note = f"  {delays[-1]:.1f} s behind, {source.late} keyframes late"
-                    bar.set_postfix_str(note)
-                if bar.disable and engine.is_main() and perf_counter() - said > 60:     # in a log
-                    said = perf_counter()
-                    length = f" of {source.duration:.0f}" if source.duration else ""
-                    print(f"{video}: {end:.0f}{length} s{note}", file=sys.stderr, flush=True)
-    finally:
-        bar.close()
-        results.close(end)
-        if film:
-            film.close(end)
+    exported = [] if args.export else None
+    results, end, delays = write_video(stem, source, words, people, args.json, with_film, exported)
     tracks = [(track, *seconds) for track, seconds in results.people.items()]
-    draw.write_page(f"{stem}.html", Path(video).name, f"{stem.name}.mp4" if film else None,
+    draw.write_page(f"{stem}.html", Path(video).name, f"{stem.name}.mp4" if with_film else None,
                     results.spans, tracks, words.names, end, words.novel)
     if args.export:
         export_tracks(f"{stem}.cvat.xml", video, exported, words.names, settings.threshold,
                       settings.fps)
+
     known = people if isinstance(people, dict) and not settings.max_seconds else []
     beyond, fault = sum(time >= end for time in known), ""
     if not source.is_whole():
-        fault = (f"says it lasts {source.promised:.1f} s, but its frames end at {end:.1f} s; it may "
-                 "be cut short")
+        fault = (f"says it lasts {source.promised:.1f} s, but its frames end at {end:.1f} s; it "
+                 "may be cut short")
     elif 10 * beyond > len(known):
         fault = (f"ends at {end:.1f} s, and {beyond} of {len(known)} keyframes of {args.proposals} "
                  f"are beyond, up to {max(known):g}; are they seconds, and of this video?")
@@ -509,23 +512,6 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
 
 
 # ---------------------------------------------------------------- the command
-
-def name_videos(patterns: list[str]) -> dict[str, str]:
-    """{video: name of its files}: the stem, or the whole path where two meet; expands globs."""
-    videos = []
-    for pattern in patterns:
-        found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
-        videos += found or [pattern]
-    stems = {video: Path(os.path.abspath(video)).stem for video in videos}
-    taken = [(stem + end).casefold() for stem in stems.values() for end in ("", "_spans")]
-    for video, stem in stems.items():
-        if taken.count(stem.casefold()) > 1:
-            path = re.sub(r"[/\\:]+", "_", os.path.normpath(video))
-            stems[video] = next(name for name in chain([path], (f"{path}-{i}" for i in count(2)))
-                                if {name.casefold(), f"{name}_spans".casefold()}.isdisjoint(taken))
-            taken += [stems[video].casefold(), f"{stems[video]}_spans".casefold()]
-    return stems
-
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=engine.HelpFormatter)

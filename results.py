@@ -8,11 +8,14 @@ files, and what the results depend on, so that nothing is overwritten that no ru
 
 import csv
 import functools
+import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +125,23 @@ class Results:
 
 
 # ---------------------------------------------------------------- whose files these are
+
+def name_videos(patterns: list[str]) -> dict[str, str]:
+    """{video: name of its files}: the stem, or the whole path where two meet; expands globs."""
+    videos = []
+    for pattern in patterns:
+        found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        videos += found or [pattern]
+    stems = {video: Path(os.path.abspath(video)).stem for video in videos}
+    taken = [(stem + end).casefold() for stem in stems.values() for end in ("", "_spans")]
+    for video, stem in stems.items():
+        if taken.count(stem.casefold()) > 1:
+            path = re.sub(r"[/\\:]+", "_", os.path.normpath(video))
+            stems[video] = next(name for name in chain([path], (f"{path}-{i}" for i in count(2)))
+                                if {name.casefold(), f"{name}_spans".casefold()}.isdisjoint(taken))
+            taken += [stems[video].casefold(), f"{stems[video]}_spans".casefold()]
+    return stems
+
 
 def digest(*facts) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()

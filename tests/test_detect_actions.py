@@ -505,16 +505,7 @@ def test_a_live_stream_is_kept_up_with_by_a_slow_model_and_late_keyframes_are_co
     assert len(rows_of(out / "camera.csv")) == len(rows)
 
 
-# ---------------------------------------------------------------- names and mistakes
-
-@pytest.mark.parametrize("videos, names", [
-    (("a/x.mp4", "b/x.mp4", "c/y.avi", "./c/y.mp4", "d/z.mp4", "rtsp://host/cam.sdp"),
-     ["a_x.mp4", "b_x.mp4", "c_y.avi", "c_y.mp4", "z", "cam"]),
-    (("a.mp4", "d/a_spans.mp4"), ["a", "d_a_spans.mp4"]),                    # not a_spans.csv twice
-    (("a/x", "a_x.mp4", "b/x", "c/X.mp4"), ["a_x-2", "a_x", "b_x", "c_X.mp4"])])
-def test_videos_whose_files_would_meet_get_the_names_of_their_paths(videos, names):
-    assert list(detect_actions.name_videos(videos).values()) == names
-
+# ---------------------------------------------------------------- mistakes
 
 @pytest.mark.parametrize("arguments, message", [
     (["--actions"], "expected at least one argument"),

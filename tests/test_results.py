@@ -7,7 +7,7 @@ import os
 import pytest
 
 
-from results import Detection, Results, claim_files, hash_video, is_complete
+from results import Detection, Results, claim_files, hash_video, is_complete, name_videos
 
 SUFFIXES = [".csv", ".pbtxt", ".mp4"]
 
@@ -110,3 +110,12 @@ def test_a_videos_hash_tells_its_size_time_head_and_a_streams_address(tmp_path):
     (tmp_path / "v").write_bytes(b"two")
     os.utime(tmp_path / "v", (1, 2))
     assert len({*seen, hash_video(str(tmp_path / "v"))}) == 5
+
+
+@pytest.mark.parametrize("videos, names", [
+    (("a/x.mp4", "b/x.mp4", "c/y.avi", "./c/y.mp4", "d/z.mp4", "rtsp://host/cam.sdp"),
+     ["a_x.mp4", "b_x.mp4", "c_y.avi", "c_y.mp4", "z", "cam"]),
+    (("a.mp4", "d/a_spans.mp4"), ["a", "d_a_spans.mp4"]),                    # not a_spans.csv twice
+    (("a/x", "a_x.mp4", "b/x", "c/X.mp4"), ["a_x-2", "a_x", "b_x", "c_X.mp4"])])
+def test_videos_whose_files_would_meet_get_the_names_of_their_paths(videos, names):
+    assert list(name_videos(videos).values()) == names
