@@ -354,7 +354,7 @@ def print_table(number: int, runs: list[dict]) -> None:
         known = [run[key] for run in runs if key in run]
         if not known:
             continue
-        name += f" ({len(known)} seed)" if len(known) < len(runs) else ""
+        name += f" ({len(known)} of {len(runs)})" if len(known) < len(runs) else ""
         line = f"{name:<39}"
         for half in ("base", "novel"):
             values = [one[half] for one in known]
@@ -475,7 +475,7 @@ What follows, and after how many minutes of one core:
 Base actions:  {base}
 Novel actions: {novel}
 Ctrl-C at any time: the same command goes on from there."""
-MINUTES = [1, 7, 11, 13, 15, 16]
+MINUTES = [1, 7, 12, 14, 17, 18]
 
 
 def print_sentences(toy: Toy) -> None:
