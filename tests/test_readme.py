@@ -37,4 +37,5 @@ def test_the_snippet_of_the_model_alone_runs_as_it_is_printed(tmp_path, monkeypa
     snippet = README.split("```python\nimport torch\n")[1].split("```")[0]
     snippet = snippet.replace('"ViT-B/16", weights="ViT-B/16"', '"toy"').replace("street.mp4", str(tmp_path))
     exec("import torch\n" + snippet, {})
-    assert re.fullmatch(r"tensor\(\[\[0\.\d+, 0\.\d+\]\].*\)\n", capsys.readouterr().out)
+    scores = re.match(r"tensor\(\[\[(.*), (.*)\]\]", capsys.readouterr().out).groups()
+    assert all(0 <= float(score) <= 1 for score in scores)
