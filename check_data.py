@@ -8,7 +8,7 @@ from PIL import Image
 
 from data import ClipDataset, add_dataset_flags, novel_classes, read_dataset, split_sentences
 from draw import contact_sheet
-from engine import HelpFormatter, cli
+from engine import HelpFormatter, cli, number
 from formats.ava import second_in_file
 from formats.cvat import import_labels
 from formats.files import parallel
@@ -114,7 +114,7 @@ def main() -> int:
                             "\"CVAT for video 1.1\" (.xml or .zip) or COCO's JSON of videos, and "
                             "check that; --data is then the folder of their videos (default: each "
                             "file's own)")
-    group.add_argument("--every", type=float, default=0.5,
+    group.add_argument("--every", type=number(0.01), default=0.5,
                        help="seconds between the keyframes written, at least")
     args = parser.parse_args()
     out, left_out = Path(args.out), []

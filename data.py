@@ -341,6 +341,9 @@ def present(table: Annotations) -> Annotations:
     if missing and os.environ.get("RANK", "0") == "0":       # once, of all processes
         print(f"{len(missing):,} of {len(table.videos):,} videos are not on disk and left out, "
               f"such as {missing[0]}; python check_data.py lists them", file=sys.stderr)
+    if table.faults and os.environ.get("RANK", "0") == "0":
+        print(f"{len(table.faults):,} faults in the annotation, such as {table.faults[0]}; "
+              "python check_data.py lists them", file=sys.stderr)
     table = table.on_disk()
     if not table.box.any():
         raise ValueError("there is nobody to train on: no keyframe that is left has a box")

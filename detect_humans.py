@@ -229,7 +229,7 @@ def detect(args: argparse.Namespace) -> Path:
         if not args.resume:
             raise ValueError(f"{out}: is already there; choose another --out, or delete it")
         if process.is_main:
-            print(f"{out}: is already complete")
+            print(f"{out}: is already complete; to detect by other flags, choose another --out")
         return out
     if folder.exists() and not args.resume:
         raise ValueError(f"{folder}: an unfinished run is there; go on with --resume, choose "

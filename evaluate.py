@@ -188,6 +188,9 @@ def boxes_beside(folder: str, benchmark: str) -> str:
 
 def check_scorable(truth: Annotations, protocols: list[str], args: argparse.Namespace) -> None:
     """ValueError, before anything is encoded or printed, if the truth cannot be scored so."""
+    if not (truth.text >= 0).any():
+        raise ValueError(f"nothing to score: none of the {len(truth)} rows of the annotations of "
+                         f"{', '.join(truth.videos[:2])}, ... labels a person")
     for protocol in protocols:
         check_protocol(truth, protocol)
     if args.video_map:
@@ -361,7 +364,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     files = [[out / ("predictions" + f"_beta{beta:.15g}" * (len(betas) > 1)
                      + f"-{number}" * (len(sets) > 1) + ".csv") for number in range(len(sets))]
              for beta in betas]
-    ours = (out / "parts-0").is_dir() or args.rehearse
+    ours = (out / "parts-0" / "key.json").exists() or args.rehearse
     for file in sum(files, []) + [file.with_suffix(".pbtxt") for file in sum(files, [])]:
         if file.exists() and not ours:
             raise ValueError(f"{file}: no run of ours wrote it, as there is no {out / 'parts-0'}; "
@@ -381,7 +384,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
     model = model.to(process.device)
     with torch.inference_mode():                             # the words once: (C, D)
         f_text = (model.encode_classes(classes) if args.prompts == "official" else
-                  model.encode_text([prompt.replace("{}", name) for name in classes]))
+                  model.encode_text(ovstad.prompts_of(prompt, classes)))
     if args.rehearse:
         rehearse(model, f_text, sets, settings, args, process)
         return []
@@ -569,6 +572,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) != parser.get_default(name):
             raise ValueError(f"--{name.replace('_', '-')} means nothing "
                              f"{'with' if args.ckpt else 'without'} --ckpt; leave it out")
+    for name, suffix in (("json", ".json"), ("plot", ".png")):     # nothing else is overwritten
+        if (path := getattr(args, name)) and not path.endswith(suffix):
+            raise ValueError(f"--{name} {path}: expected a name that ends in {suffix}")
     if not 0 < args.iou <= 1:
         raise ValueError(f"--iou {args.iou:g} is not in (0, 1]")
     if args.max_per_keyframe < 0:

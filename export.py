@@ -35,8 +35,7 @@ class FixedWords(nn.Module):
         super().__init__()
         self.model, self.beta = model, beta
         with torch.no_grad():
-            prompts = [prompt.replace("{}", word) for word in words]
-            self.register_buffer("f_text", model.encode_text(prompts))
+            self.register_buffer("f_text", model.encode_text(ovstad.prompts_of(prompt, words)))
         model.text_encoder = None                            # its work is done
 
     def forward(self, clip: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

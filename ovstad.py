@@ -155,6 +155,16 @@ def tokenize(prompts: list[str], context_length: int = 32) -> Tensor:
     return tokens
 
 
+def prompts_of(template: str, names: list[str]) -> list[str]:
+    """The prompts of names; ValueError if two names are the same to the tokenizer, which cuts."""
+    prompts, seen = [template.replace("{}", name) for name in names], {}
+    for name, tokens in zip(names, tokenize(prompts).tolist()):
+        if (other := seen.setdefault(tuple(tokens), name)) != name:
+            raise ValueError(f"{other!r:.80} and {name!r:.80} are the same to the model, which reads "
+                             "no capitals and 30 tokens at most; give one of them, or other words")
+    return prompts
+
+
 def trim(tokens: Tensor) -> Tensor:
     """Tokens (C, L) up to the last end token; attention is causal, so this changes no embedding."""
     ends = tokens.argmax(dim=-1)                             # the end token's id is the largest

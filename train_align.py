@@ -79,7 +79,11 @@ def read_alignment(args: argparse.Namespace) -> Annotations:
     def build() -> Annotations:
         table = merge(sets) if len(sets) > 1 else sets[0]
         if args.exclude_videos:
+            before = len(np.unique(table.video))
             table = exclude_videos(table, read_list(args.exclude_videos))
+            if engine.is_main():
+                print(f"left out {before - len(np.unique(table.video)):,} of {before:,} videos, "
+                      f"which {args.exclude_videos} names", file=sys.stderr)
         if args.novel:
             table = leave_out_novel(table, data.read_names(args.novel), args.strict)
         return sample_fraction(table, args.fraction, args.seed) if args.fraction < 1 else table

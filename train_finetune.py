@@ -118,8 +118,8 @@ def train(args: argparse.Namespace) -> Path | None:
     optimizer = training.make_optimizer(model, args)
     start = training.resume(args, model, optimizer)
     training.check_agreement(process, start, dataset)
-    prompts = [args.prompt.replace("{}", name) for name in classes]
-    text = ovstad.trim(ovstad.tokenize(prompts)).to(process.device)                      # (C_b, L)
+    text = ovstad.tokenize(ovstad.prompts_of(args.prompt, classes))
+    text = ovstad.trim(text).to(process.device)              # (C_b, L)
     if args.freeze_text:
         with torch.no_grad():
             text = model.text_encoder(text)                  # (C_b, D), once

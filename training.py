@@ -195,6 +195,10 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer) -> int:
                          f"--iterations {args.iterations}")
     path = Path(args.out) / "last.pt"
     if not path.exists():
+        log, curve = path.with_name("log.jsonl"), path.with_name("curve.png")
+        if curve.exists() or log.exists() and log.read_bytes()[:8] not in (b"", b'{"step":'):
+            raise ValueError(f"{path.parent}: holds {curve.name if curve.exists() else log.name}, "
+                             "and no run of ours; choose another --out")
         kept[0] = (f"no checkpoint was written yet; the first comes at step {args.save_every} "
                    "(--save-every)")
         return 0

@@ -275,7 +275,13 @@ def numbered_frames(folder: str) -> list[str]:
     if not numbered:
         raise ValueError(f"{folder}: a folder without numbered .jpg or .png frames; "
                          "name them 00001.jpg and so on")
-    return [path for _, path in sorted(numbered)]
+    numbered.sort()
+    steps = np.diff([number for number, _ in numbered])
+    if (wrong := (steps == 0) | (steps > 1) & (1 in steps)).any():
+        row = int(wrong.argmax())                            # all later ones would be other frames
+        raise ValueError(f"{numbered[row + 1][1]}: comes after frame {numbered[row][0]}; find the "
+                         "missing frames, or number all from 1 on, each once")
+    return [path for _, path in numbered]
 
 
 class FolderReader:
@@ -298,6 +304,8 @@ class FolderReader:
         wanted = np.clip(indices, 0, len(self.files) - 1).tolist()
         self.pixels = {i: self.pixels[i] if i in self.pixels else self._read(i)
                        for i in sorted(set(wanted))}
+        if len({pixels.shape for pixels in self.pixels.values()}) > 1:
+            raise ValueError(f"{self.path}: its pictures differ in size")
         return np.stack([self.pixels[i] for i in wanted])
 
     def clip(self, frame_idx: int, frames: int = 8, stride: int = 1) -> np.ndarray:

@@ -205,6 +205,19 @@ def test_coco_that_is_wrong_names_the_record_and_its_field(tmp_path, kind, i, ne
     assert f"a.json: {says}" in str(error.value)
 
 
+@pytest.mark.parametrize("box, says", [([0.1, 0.1, 0.5, 0.5], "are in [0, 1]; expected pixels"),
+                                       ([120, 40, 180, 90], "or corners instead of those?")])
+def test_coco_boxes_of_another_form_are_refused(folder, box, says):
+    content = coco()
+    for one in content["annotations"]:
+        one["bbox"] = box
+    (folder / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError) as error:
+        cvat.import_labels([folder / "a.json"], folder / "train.csv")
+    assert "a.json: " in str(error.value) and says in str(error.value)
+    assert not (folder / "train.csv").exists()
+
+
 def test_many_boxes_without_a_track_stay_one_entry_each_and_its_end(tmp_path):
     content = coco()
     content["annotations"] = [{"image_id": 10 + i % 3, "category_id": 4, "bbox": [0, 0, 9, 9]}

@@ -181,6 +181,8 @@ ELSEWHERE = {"none.csv": "v_2,0902,0.0,0.0,0.4,0.8,12,0.5\n",
     ("--predictions nan.csv", "nan.csv:1: score is absent or not a finite number"),
     ("--predictions empty.csv", "empty.csv: no rows"),
     ("--predictions nosuch.csv", "nosuch.csv"),
+    ("--json p.csv", "--json p.csv: expected a name that ends in .json"),
+    ("--plot g.csv", "--plot g.csv: expected a name that ends in .png"),
     ("--predictions none.csv", "none.csv: none of its 1 detections is on a keyframe of the ground "
      "truth: 100% are on 1 videos that the truth does not know (yours: v_2; the truth's: v_1)"),
     ("--predictions late.csv", "each is off by 0.5 s from an annotated one"),

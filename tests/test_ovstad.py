@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align, sigmoid_focal_loss
 
 import ovstad
-from ovstad import build_model, focal_loss, fuse, info_nce, load_model, load_weights, tokenize, trim
+from ovstad import (build_model, focal_loss, fuse, info_nce, load_model, load_weights, prompts_of,
+                    tokenize, trim)
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +333,13 @@ TEXTS = ["a person waving", "", "   ", "A  Person\n\tWALKING", "😀 waves 👋�
 def test_tokens_equal_those_of_clips_byte_pair_encoding(text):
     ids = [49406, *slow_clip_tokens(text)[:30], 49407]
     assert tokenize([text])[0].tolist() == ids + [0] * (32 - len(ids))
+
+
+@pytest.mark.parametrize("names", [("walk", "Walk"), ("walk " * 30 + "left", "walk " * 30 + "right")])
+def test_two_names_that_are_one_to_the_model_are_refused(names):
+    assert prompts_of("a person {}", ["walk", "sit"]) == ["a person walk", "a person sit"]
+    with pytest.raises(ValueError, match="are the same to the model"):
+        prompts_of("a person {}", list(names))
 
 
 def test_padding_that_all_texts_share_is_trimmed_and_no_end_token_with_it():

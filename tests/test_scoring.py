@@ -330,7 +330,7 @@ def test_a_rehearsal_prints_its_lines_and_writes_nothing(checkpoint, tmp_path, c
 
 @pytest.mark.parametrize("name", ["predictions.csv", "predictions.pbtxt", "parts-0/thesis.txt"])
 def test_files_that_no_run_of_ours_wrote_stay(checkpoint, tmp_path, name):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "parts-0").mkdir()
     (tmp_path / name).write_text("mine")
     with pytest.raises(ValueError, match="no run of ours wrote"):
         score(checkpoint, tmp_path)

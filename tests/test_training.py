@@ -522,3 +522,18 @@ def test_wrong_flags_are_explained(world, tmp_path, script, wrong, message):
         train(world, script, tmp_path / "out", wrong)
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "curve.png"])
+def test_files_of_others_in_the_output_folder_stay(world, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds {name}, and no run of ours; choose another --out"):
+        run(world, train_align, tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_how_many_videos_exclude_videos_leaves_out_is_told(world, tmp_path, capsys):
+    (tmp_path / "films.csv").write_text("not there,902\n")
+    args = flags(world, train_align, tmp_path, "--exclude-videos", tmp_path / "films.csv")
+    train_align.read_alignment(train_align.parse_args(args))
+    assert "left out 0 of 1 videos" in capsys.readouterr().err

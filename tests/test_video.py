@@ -273,9 +273,27 @@ def test_a_folder_of_numbered_frames_is_a_video(tmp_path, suffix, first):
 
 
 def test_frames_in_numeric_not_alphabetic_order(tmp_path):
-    for number in (1, 2, 9, 10, 11):
+    for number in (8, 9, 10, 11):
         Image.fromarray(numbered_frame(number)).save(tmp_path / f"{number}.png")
-    assert [number_of(picture) for picture in read_clip(str(tmp_path), 2, 5)] == [1, 2, 9, 10, 11]
+    assert [number_of(picture) for picture in read_clip(str(tmp_path), 2, 4)] == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("names, says", [
+    (("1", "2", "4", "5"), "4.png: comes after frame 2"),
+    (("1", "2", "2_mask", "3"), "comes after frame 2"),
+    (("1", "2", "3", "4_wide"), "its pictures differ in size")])
+def test_folders_whose_frames_would_be_taken_for_others_are_refused(tmp_path, names, says):
+    for name in names:
+        size = (64, 48) if "wide" in name else (32, 48)
+        Image.new("RGB", size).save(tmp_path / f"{name.replace('_mask', '')}.{'jpg' if '_' in name else 'png'}")
+    with pytest.raises(ValueError, match=says):
+        read_clip(str(tmp_path), 2, 4)
+
+
+def test_frames_cut_at_every_sixth_number_are_a_video(tmp_path):
+    for number in (6, 12, 18):
+        Image.fromarray(numbered_frame(number)).save(tmp_path / f"{number}.png")
+    assert [number_of(picture) for picture in read_clip(str(tmp_path), 1, 3)] == [6, 12, 18]
 
 
 def test_clips_asked_for_in_order_decode_and_scale_each_frame_once(tmp_path):
