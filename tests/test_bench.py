@@ -40,7 +40,8 @@ def test_a_random_clip_takes_one_seek_and_less_than_its_group_of_pictures(film):
         whole_loop = bench.bare_decode(film, index - 4, index + 3)
         assert reader.seeks == 1 and reader.converted == 8
         assert whole_loop == index + 4 - index // 30 * 30     # from the key frame before it
-        assert reader.decoded < whole_loop                    # frames on the way that no other needs stay undecoded
+        # frames on the way that no other needs stay undecoded
+        assert reader.decoded < whole_loop
         assert np.array_equal(clip, data.open_video(film).clip(60, 120, 1)[index - 4:index + 4])
 
 
@@ -50,7 +51,8 @@ def test_keyframes_in_order_decode_each_frame_once_at_any_stride(film):
         for index in range(0, 120, 5):
             reader.clip(index, 8, stride)
         assert reader.decoded <= 120 and reader.seeks == 0
-        wanted = {min(max(index + k * stride, 0), 119) for index in range(0, 120, 5) for k in range(-4, 4)}
+        wanted = {min(max(index + k * stride, 0), 119) for index in range(0, 120, 5)
+                  for k in range(-4, 4)}
         assert reader.converted == len(wanted)
 
 
@@ -110,7 +112,8 @@ def test_gradient_checkpointing_keeps_one_tensor_a_layer():
 def test_each_sentence_goes_through_the_text_encoder_once(monkeypatch):
     model, encoded = ovstad.build_model("toy"), []
     plain = model.text_encoder.forward
-    monkeypatch.setattr(model.text_encoder, "forward", lambda tokens: encoded.append(len(tokens)) or plain(tokens))
+    monkeypatch.setattr(model.text_encoder, "forward",
+                        lambda tokens: encoded.append(len(tokens)) or plain(tokens))
     texts = [f"a person counting to {i}" for i in range(100)]
     features = train_align.SentenceFeatures(model, texts)
     rng = np.random.default_rng(0)
@@ -148,10 +151,12 @@ def test_regions_cost_under_three_per_cent_of_the_encoder_and_the_benchs_arithme
         model = ovstad.ViCLIP("ViT-B/16").eval()
         video, f_map = torch.empty(2, 8, 3, 224, 224), torch.empty(2, 8, 14, 14, 768)
     encoder = meta_flops(lambda: model.encode_video(video))
-    assert encoder == pytest.approx(bench.encoder_flops(ovstad.ARCHS["ViT-B/16"], 12, 2, 224, 224), rel=0.001)
+    assert encoder == pytest.approx(bench.encoder_flops(ovstad.ARCHS["ViT-B/16"], 12, 2, 224, 224),
+                                    rel=0.001)
     assert encoder / 2 == pytest.approx(358e9, rel=0.01)
     regions = meta_flops(lambda: torch.empty(20, 768, device="meta") @ model.vision_encoder.proj)
-    pooling = 2 * 10 * 49 * 4 * 4 * 768 * 2                   # RoIAlign: 49 bins, at most 4 points each here, 4 corners
+    # RoIAlign: 49 bins, at most 4 points each here, 4 corners
+    pooling = 2 * 10 * 49 * 4 * 4 * 768 * 2
     average = f_map.numel()
     assert regions + pooling + average < 0.03 * encoder
 
