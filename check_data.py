@@ -124,8 +124,8 @@ def main() -> int:
         args.dataset, args.csv = "csv", out / ("train.csv" if args.split == "train" else "test.csv")
         left_out = import_labels(args.labels, args.csv, args.data, args.every)
         args.data = None                                       # the CSV's paths begin at its folder
-        print(f"written    {args.csv}; to train on it: python train_finetune.py --dataset csv "
-              f"--data {out}")
+        train = f"; to train on it: python train_finetune.py --dataset csv --data {out}"
+        print(f"written    {args.csv}{train if args.split == 'train' else ''}")
 
     table = read_dataset(**vars(args))
     faults = [*table.faults, *left_out]
