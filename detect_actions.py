@@ -223,13 +223,16 @@ People = torch.nn.Module | dict[float, Found]
 def read_people(path, videos: list[str], person_score: float) -> list[dict[float, Found] | None]:
     """For each video, the people on its keyframes (seconds) by a proposals CSV; None if not in it.
 
-    The CSV (video,keyframe,x1,y1,x2,y2,,score) names a video by its path or by its file name, with
-    or without the suffix. Of a keyframe's people the best come first.
+    The CSV (video,keyframe,x1,y1,x2,y2,,score) names a video by its path, from the CSV's folder or
+    as it is given here, or by its file name, with or without the suffix. Of a keyframe's people the best come first.
     """
     known, video, keyframe, box, score = proposal_rows(path)
-    keyframe, result = keyframe.astype(np.float32), []
+    keyframe, result, folder = keyframe.astype(np.float32), [], Path(path).parent
     for name in videos:
-        name = next((n for n in (name, Path(name).name, Path(name).stem) if n in known), None)
+        same = (n for n in known if os.path.exists(folder / n) and os.path.exists(name)
+                and os.path.samefile(folder / n, name))
+        named = (n for n in (name, Path(name).name, Path(name).stem) if n in known)
+        name = next(chain(same, named), None)
         mine = (video == (known.index(name) if name else -1)) & (score >= person_score / 2)
         people = {}
         for time in np.unique(keyframe[mine]):

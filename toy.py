@@ -466,7 +466,7 @@ def show(toy: Toy) -> None:
 PLAN = """
 {out}: the paper in rendered worlds, seed {seed}.
 What follows, and after how many minutes of one core:
-    render 19,000 scenes                                               {minutes[0]:>3}
+    render the worlds                                                  {minutes[0]:>3}
     pretrain on photos and on the web   -> zero-shot                   {minutes[1]:>3}
     finetune on sports                  -> local, fused, all steps     {minutes[2]:>3}
     align with free films, finetune     -> aligned                     {minutes[3]:>3}

@@ -155,6 +155,10 @@ def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_lef
     assert [video and {t: boxes.tolist() for t, (boxes, _) in video.items()} for video in found] \
         == [{1.0: [[0, 0, 1, 1], [0, 0, 0.5, 1]]}, {}, {3.0: [[0, 0, 0.5, 1]]}, None]
     assert found[0][1.0][1].tolist() == pytest.approx([0.9, 0.3])
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.mp4").touch()                           # as the CSV of detect_humans.py has it
+    found = detect_actions.read_people(tmp_path / "p.csv", [str(tmp_path / "d/a.mp4")], 0.5)
+    assert len(found[0][1.0][0]) == 2
 
 
 def test_keyframes_without_anybody_stand_where_those_of_the_proposals_lie_far_apart():
