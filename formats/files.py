@@ -110,11 +110,14 @@ def read_rows(path, layout: str, frames: bool = False, may_be_empty: bool = Fals
         cells += [("" if i == 6 else "nan",) * len(rows) for i in range(len(cells), 8)]
         label = [list(map(index.__getitem__, map(str.strip, cells[i])))
                  for index, i in ((videos, 0), (texts, 6))]
+        columns = [*cells[1:6], cells[7]]
         try:
-            number = np.array([*cells[1:6], cells[7]], np.float64)
+            if any("_" in "".join(column) for column in columns):
+                raise ValueError                               # Python reads 1_0 as 10
+            number = np.array(columns, np.float64)
         except ValueError:                                     # of an empty cell, or of a word
             number = np.array([[number_in(cell, path, at, layout) for cell, at in zip(column, line)]
-                               for column in (*cells[1:6], cells[7])])
+                               for column in columns])
         parts.append((line, np.array(label, np.int32), number))
     lines, (video, text), number = (np.concatenate(part, axis=-1) for part in zip(*parts))
     if not len(lines) and not may_be_empty:
@@ -184,7 +187,7 @@ def csv_rows(path):
 def number_in(cell: str, path, line: int, layout: str) -> float:
     """NaN where the cell is empty."""
     try:
-        return float(cell.strip() or "nan")
+        return float(cell.strip().replace("_", "?") or "nan")
     except ValueError:
         raise ValueError(f"{path}:{line}: {cell!r} is not a number; expected {layout}") from None
 

@@ -127,7 +127,9 @@ def vidor_tracks(path) -> tuple[np.ndarray, dict[int, tuple[list[int], list[list
             box = field(item, "bbox", dict, where)
             corners = [field(box, key, (int, float), f"{where}: bbox")
                        for key in ("xmin", "ymin", "xmax", "ymax")]
-            tracks[field(item, "tid", int, where)][frame] = corners
+            tid = field(item, "tid", int, where)
+            if tracks[tid].setdefault(frame, corners) != corners:
+                raise ValueError(f"{where}: two boxes of tid {tid}")
     boxes = [box for track in tracks.values() for box in track.values()]
     check_pixels(path, [np.array(boxes).reshape(-1, 4)])
     size = np.array(size * 2, np.float64)

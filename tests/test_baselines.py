@@ -619,7 +619,7 @@ def test_evaluation_asks_a_baseline_for_global_features_at_stride_8_with_either_
             assert float(row[7]) == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
 
 
-def test_two_processes_score_both_baselines_as_one_does(folder, world):
+def test_two_processes_score_both_baselines_as_one_does(folder, world, one_thread):
     ckpts = [f"{name}:{folder}" for name in baselines.NAMES]
     alone = [score(ckpt, world, folder / "alone" / str(i))[0] for i, ckpt in enumerate(ckpts)]
     small = ("import ovstad\nfrom baselines import open_vclip, videoclip\n"

@@ -58,6 +58,7 @@ def predicted_frames(folder, row):
 @pytest.mark.parametrize("read, row, says", [
     (own, "a.mp4,1,0.1,0.1,0.2,0.2", "6 columns; expected video,keyframe,x1,y1,x2,y2,text[,person"),
     (own, "a.mp4,1,0.1,0.1,0.2,x,walk", "'x' is not a number; expected video,keyframe"),
+    (own, "a.mp4,1_0,0.1,0.1,0.2,0.2,walk", "'1_0' is not a number; expected video,keyframe"),
     (own, "a.mp4,1,0.5,0.1,0.2,0.2,walk", "box 0.5, 0.1, 0.2, 0.2 is not x1 < x2, y1 < y2"),
     (own, "a.mp4,1,0.1,0.1,0.1000000001,0.2,walk", "is not x1 < x2"),
     (own, "a.mp4,1,0.1,0.1,0.2,1.2,walk", "box 0.1, 0.1, 0.2, 1.2 is outside [0, 1]"),
@@ -320,6 +321,9 @@ CASES = {
         ("trajectories|2|0|bbox|xmin", "1", "xmin is a str"),
         ("trajectories", [[{"tid": 0, "bbox": dict.fromkeys(("xmin", "ymin", "xmax", "ymax"), 0.5)}]],
          "its boxes are in [0, 1]; expected pixels"),
+        ("trajectories", [[{"tid": 0, "bbox": dict(zip(("xmin", "ymin", "xmax", "ymax"), box))}
+                           for box in ((0, 0, 320, 180), (9, 9, 320, 180))]],
+         "trajectories, frame 0: two boxes of tid 0"),
         ("width", 0, "width is 0; expected 1 to"),
     ],
     act: [
