@@ -124,7 +124,7 @@ def main() -> int:
         args.dataset, args.csv = "csv", out / ("train.csv" if args.split == "train" else "test.csv")
         left_out = import_labels(args.labels, args.csv, args.data, args.every)
         args.data = None                                       # the CSV's paths begin at its folder
-        train = f"; to train on it: python train_finetune.py --dataset csv --data {out}"
+        train = "; how to train on a small set: docs/own-videos.md, section 4"
         print(f"written    {args.csv}{train if args.split == 'train' else ''}")
 
     table = read_dataset(**vars(args))
