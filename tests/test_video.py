@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 SAMPLES = ROOT.parent / "shared" / "samples" / "video"
 
 
-from video import open_video, packet_index, packets, read_clip, scaled_size  # noqa: E402
+from video import open_video, packets, read_clip, scaled_size  # noqa: E402
 
 
 # ---------------------------------------------------------------- videos of numbers
