@@ -10,8 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# noqa: E402
-from data import ClipDataset, augment, collate, normalise, open_video, read_clip, swap_left_right
+from data import ClipDataset, augment, collate, normalise, swap_left_right  # noqa: E402
 from table import make_annotations  # noqa: E402
 from test_video import number_of, write_video  # noqa: E402
 from video import packet_index  # noqa: E402
