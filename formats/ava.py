@@ -9,8 +9,8 @@
 
 import numpy as np
 
-from formats.files import check_split, find, find_file, read_label_map, read_list, read_rows
-from formats.files import videos_on_disk, walk
+from formats.files import check_split, find_file, read_label_map, read_list, videos_on_disk, walk
+from formats.rows import find, read_rows
 from table import Annotations, cached, clip_boxes, distinct, keyframe_key, make_annotations
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import find, read_rows
+from formats.rows import find, read_rows
 from table import Annotations, distinct, make_annotations
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import find, read_rows, read_text, replacing, write_label_map
+from formats.files import read_text, replacing, write_label_map
+from formats.rows import find, read_rows
 from table import Annotations, Detections, keyframe_key, official_ids, six_decimals
 
 LAYOUT = {"predictions": "video,keyframe,x1,y1,x2,y2,action_id,score or video,keyframe",

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import Rows, array_of, check_kind, check_pixels, field, find, load_pickle
-from formats.files import read_rows, replacing
+from formats.files import array_of, check_kind, check_pixels, field, load_pickle, replacing
+from formats.rows import Rows, find, read_rows
 from table import Annotations, Detections, box_iou, clip_boxes, distinct, keyframe_key
 
 

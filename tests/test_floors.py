@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [["ovstad", "video", "table", "draw", "worlds"],
-          ["formats.files", "formats.sentences"],
+          ["formats.files", "formats.rows", "formats.sentences"],
           ["metric", "formats", "baselines", "stream", "tracker", "results"],
           ["data", "diagnosis"], ["engine"], ["training"],
           ["train_align", "train_finetune", "evaluate", "detect_humans", "check_data", "export"],
