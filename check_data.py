@@ -11,12 +11,13 @@ from draw import contact_sheet
 from engine import HelpFormatter, cli, number
 from formats.ava import second_in_file
 from formats.cvat import import_labels
-from formats.files import parallel
+from formats.files import parallel, read_text, same_shape
 from formats.hcstvg import read_descriptions
 from metric import frame_map
 from table import Annotations, Detections
 from video import open_video
 
+HEAD = "faults that check_data.py found in "                 # tells that OUT's files are ours
 
 # Table 1: descriptions or captions, before any is split into sentences, and pairs
 PAPER_COUNTS = {"hcstvg": (13_613, 1_884_046), "vidstg": (23_165, 5_182_090)}
@@ -60,22 +61,25 @@ def truth_scores_one(table: Annotations) -> float:
     return frame_map(table, found, "ava" if table.size is None else "act")["mean_ap"]["all"]
 
 
-def video_fault(job: tuple[str, float, str, bool]) -> str:
-    """Why a video cannot be read as far as its last keyframe, or "".
+def video_fault(job: tuple[str, float, str, bool, list[int]]) -> str:
+    """Why a video is not the annotated one or cannot be read up to its last keyframe, or "".
 
-    job: its file, that keyframe, its unit, and whether it is on AVA's clock.
+    job: its file, that keyframe, its unit, whether it is on AVA's clock, and its size or zeros.
     """
-    file, last, unit, ava_clock = job
+    file, last, unit, ava_clock, size = job
     try:
         reader = open_video(file)
-        reader.clip(0, frames=1)
+        height, width = reader.clip(0, frames=1).shape[1:3]
         length, unit = (len(reader.times), "frames") if unit == "frame" else (reader.duration, unit)
         last = second_in_file(last, length) if ava_clock else last
         reader.close()
     except Exception as error:                                 # a broken file may raise anything
         return f"{file}: {type(error).__name__}: {error}".splitlines()[0]
-    late = f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}"
-    return late if last >= length else ""
+    if last >= length:
+        return f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}"
+    return "" if same_shape(size, (width, height)) else (
+        f"{file}: its picture is {width}x{height}, but annotated as {size[0]}x{size[1]}; its boxes "
+        "lie elsewhere if it was cropped, padded or turned")
 
 
 def sample_keyframes(table: Annotations, count: int = 24, seed: int = 0) -> Image.Image | None:
@@ -117,9 +121,15 @@ def main() -> int:
     group.add_argument("--every", type=number(0.01), default=0.5,
                        help="seconds between the keyframes written, at least")
     args = parser.parse_args()
+    if not args.labels and args.every != parser.get_default("every"):
+        raise ValueError("--every means nothing without --import; leave it out")
     out, left_out = Path(args.out), []
     report, sheet, split_into = (out / f"{args.split}_{name}" for name in (
         "faults.txt", "contact_sheet.png", "sentences.tsv"))
+    for file in (report, sheet, split_into):
+        if file.exists() and not (report.is_file() and read_text(report).startswith(HEAD)):
+            raise ValueError(f"{file}: is there, and no run of ours wrote it; move it, or choose "
+                             "another --out")
     if args.labels:
         args.dataset, args.csv = "csv", out / ("train.csv" if args.split == "train" else "test.csv")
         left_out = import_labels(args.labels, args.csv, args.data, args.every)
@@ -143,7 +153,8 @@ def main() -> int:
     missing = [f"{video}: no video" for video, file in zip(table.videos, table.files) if not file]
     first, last = table.keyframe_starts()[:-1], np.zeros(len(table.videos))
     np.maximum.at(last, table.video[first], table.keyframe[first])
-    jobs = [(file, last[v], str(table.unit[v]), table.ava_clock)
+    size = np.zeros((len(last), 2), int) if table.size is None else table.size
+    jobs = [(file, last[v], str(table.unit[v]), table.ava_clock, size[v].tolist())
             for v, file in enumerate(table.files) if file]
     broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
     out.mkdir(parents=True, exist_ok=True)
@@ -154,10 +165,10 @@ def main() -> int:
             "\t".join([clip, " ".join(text.split()), *split_sentences(text)]) + "\n"
             for clip, text in described), encoding="utf-8")
         print(f"sentences  {split_into}: each description and what it was split into")
-    report.write_text("".join(f"{fault}\n" for fault in [*faults, *missing, *broken]),
-                      encoding="utf-8")
+    lines = f"{HEAD}{args.dataset}", *faults, *missing, *broken
+    report.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"faults     {len(faults):,} in the annotation, {len(missing):,} videos missing, "
-          f"{len(broken):,} broken or too short: {report}")
+          f"{len(broken):,} broken, too short or of another shape: {report}")
     if jobs and (pictures := sample_keyframes(table)):
         pictures.save(sheet)
         print(f"look at {sheet}: do the boxes hold the people, do the texts say what they do?")

@@ -134,8 +134,9 @@ def parse_actions(texts: list[tuple[str, str]]) -> dict[str, list[str]]:
         if text.strip() and not text.lstrip().startswith("#"):
             name, colon, rest = (part.strip() for part in text.partition(":"))
             phrasings = [part.strip() for part in (rest if colon else name).split("|")]
-            if name in actions or not name or not all(phrasings):
-                fault = "is there twice" if name in actions else "names no action"
+            twice = name.casefold() in map(str.casefold, actions)
+            if twice or not name or not all(phrasings):
+                fault = "is there twice" if twice else "names no action"
                 raise ValueError(f"{where}: {text.strip()!r} {fault}; expected `wave` or "
                                  "`wave: waving a hand | hand wave`, each name once")
             actions[name] = phrasings
@@ -488,7 +489,9 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
 
     known = people if isinstance(people, dict) and not settings.max_seconds else []
     beyond, fault = sum(time >= end for time in known), ""
-    if not source.is_whole():
+    if source.lost and not source.promised:
+        fault = f"was lost at {end:.1f} s ({source.lost[0].strerror})"
+    elif not source.is_whole():
         fault = (f"says it lasts {source.promised:.1f} s, but its frames end at {end:.1f} s; it "
                  "may be cut short")
     elif 10 * beyond > len(known):

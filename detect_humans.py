@@ -460,6 +460,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--every", type=engine.number(0.01), default=1.0,
                         help="seconds between the keyframes of plain videos")
     data.add_dataset_flags(parser)
+    parser.set_defaults(dataset=None)                        # to tell whether one is named
     parser.add_argument("--split", default="test",
                         help="train or test, of jhmdb-21 also train1 to test3, to detect or "
                              "measure on; finetuning takes train and validates on test")
@@ -492,6 +493,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         purpose = "finetune" if args.finetune else "measure"
         raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {purpose} on; "
                          "name a --dataset")
+    for name in ("dataset", "data", "csv", "vidor", "version", "split") if args.videos else ("every",):
+        if getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name} means nothing {'with' if args.videos else 'without'} plain "
+                             "videos; leave it out")
+    args.dataset = args.dataset or data.DATASETS[0]
     args.out = args.out or ("runs/humans" if args.finetune else "proposals.csv")
     return args
 

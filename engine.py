@@ -271,7 +271,11 @@ def run_chunks(folder: Path, key: dict, clips: torch.utils.data.Dataset, compute
     key = key | {"batch_size": batch_size, "table": fingerprint(clips.table)}
     key, key_file = json.loads(json.dumps(key)), folder / "key.json"
     if resume and key_file.exists():
-        check_same_run(folder, load_json(key_file), key)
+        before = load_json(key_file)
+        if not isinstance(before, dict) or before.keys() != key.keys():
+            raise ValueError(f"{key_file}: not as a run of ours writes it; choose another --out, or "
+                             f"delete {folder}")
+        check_same_run(folder, before, key)
     elif folder.is_dir() and any(folder.iterdir()) and not key_file.exists():
         raise ValueError(f"{folder}: holds files that no run of ours wrote; choose another --out")
     else:

@@ -103,6 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     path = Path(args.out)
     if path.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"--out {path}: ends in {path.suffix!r}; expected .onnx or .pt2")
+    if path.exists() and b'{"actions": ["' not in path.read_bytes():      # as `export` has it
+        raise ValueError(f"{path}: is there, and no run of ours wrote it; move it, or choose "
+                         "another --out")
     missing = [name for name in ("onnx", "onnxscript") if not importlib.util.find_spec(name)]
     if path.suffix == ".onnx" and missing:
         raise ValueError(f"--out {path}: needs pip install {' '.join(missing)}; or give a name "

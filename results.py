@@ -127,12 +127,16 @@ class Results:
 # ---------------------------------------------------------------- whose files these are
 
 def name_videos(patterns: list[str]) -> dict[str, str]:
-    """{video: name of its files}: the stem, or the whole path where two meet; expands globs."""
-    videos = []
+    """{video: name of its files}: the stem, or the whole path where two meet; expands globs.
+
+    A video that is named twice, as a.mp4 and ./a.mp4, is one.
+    """
+    videos = {}
     for pattern in patterns:
         found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
-        videos += found or [pattern]
-    stems = {video: Path(os.path.abspath(video)).stem for video in videos}
+        for video in found or [pattern]:
+            videos.setdefault(os.path.abspath(video) if os.path.exists(video) else video, video)
+    stems = {video: Path(os.path.abspath(video)).stem for video in videos.values()}
     taken = [(stem + end).casefold() for stem in stems.values() for end in ("", "_spans")]
     for video, stem in stems.items():
         if taken.count(stem.casefold()) > 1:

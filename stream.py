@@ -32,6 +32,7 @@ from video import numbered_frames, open_container, packets, scaled_size, upright
 CUT = 15, 3
 LARGEST = 1080                   # short side of the frames that are drawn at most, pixels
 TICKS = 60_000                   # a second in the MP4, whole for 24, 25, 30 and 30000/1001 frames
+LEAP = 3600                      # seconds that no picture stays; a clock that was set anew
 SOON = 1e-6                      # seconds; float noise of time stamps
 
 
@@ -42,9 +43,9 @@ def camera_path(video: str) -> str:
     return f"/dev/video{video}" if video.isdecimal() and not os.path.exists(video) else video
 
 
-def decode(container, stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
+def decode(container, stream, errors=None) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """A stream's frames in display order; damaged packets are left out, a lost line is the end."""
-    for packet in packets(container, stream):
+    for packet in packets(container, stream, errors):
         with suppress(av.error.FFmpegError):
             yield from packet.decode()
 
@@ -61,6 +62,7 @@ class Source:
         # of pictures there should be, 0 where nothing says so
         self.start, self.end, self.held, self.promised = 0.0, 0.0, 0.0, 0.0
         self.is_live, self.late = False, 0           # late: keyframes for which there was no time
+        self.lost: list[Exception] = []              # why reading ended before the end
         path = camera_path(self.name)
         if "://" not in path and not os.path.exists(path):
             raise FileNotFoundError(f"{self.name}: no such video file, folder of frames or camera")
@@ -80,7 +82,7 @@ class Source:
             self.is_live = not self.duration and not os.path.isfile(path)
             # threads that decode a frame each would keep as many frames back
             stream.thread_type = "SLICE" if self.is_live else "AUTO"
-            self.pictures = ((frame.time, frame) for frame in decode(container, stream))
+            self.pictures = ((frame.time, frame) for frame in decode(container, stream, self.lost))
         self.duration = self.duration and min(self.duration, self.limit)       # None: not known
 
     def read_folder(self) -> Iterator[tuple[float, av.VideoFrame]]:
@@ -93,11 +95,20 @@ class Source:
                 raise ValueError(f"{path}: not a picture that can be read ({error})") from None
 
     def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
-        """(seconds after the first frame, frame) in display order; time always grows."""
+        """(seconds after the first frame, frame) in display order; time always grows.
+
+        ValueError where it leaps by more than `LEAP`; a live source's clock is set back instead.
+        """
         one, time = float(1 / self.rate), None
         for stamp, frame in self.pictures:
             if time is None:
                 self.start, time = stamp or 0.0, 0.0
+            elif stamp is not None and stamp - self.start > time + LEAP:
+                if not self.is_live:
+                    raise ValueError(f"{self.name}: its pictures leap from {time:.1f} to "
+                                     f"{stamp - self.start:.1f} s; mend its time stamps, or cut it")
+                time += one
+                self.start = stamp - time
             elif stamp is not None and stamp - self.start > time:
                 time = stamp - self.start
             else:                                    # no time stamp, or one that does not grow

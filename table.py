@@ -198,6 +198,8 @@ def merge(sets: list[Annotations]) -> Annotations:
     return Annotations([video for one in sets for video in one.videos], list(texts),
                        *(np.concatenate(column) for column in zip(*parts)),
                        unit=np.concatenate([one.unit for one in sets]),
+                       size=(None if any(one.size is None for one in sets)
+                             else np.concatenate([one.size for one in sets])),
                        files=[file for one in sets for file in one.files],
                        descriptions=sum(one.descriptions for one in sets),
                        faults=[fault for one in sets for fault in one.faults])

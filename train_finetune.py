@@ -91,6 +91,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.out = args.out or f"runs/{args.dataset}"
+    for name in ("score", "unmatched"):
+        if not args.proposals and getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name} means nothing without --proposals; leave it out")
     if "{}" not in args.prompt:
         raise ValueError(f"--prompt {args.prompt!r}: write {{}} where the class name goes")
     return args

@@ -55,15 +55,17 @@ def open_container(path: str, **options):
     return container, stream
 
 
-def packets(container, stream):
-    """The packets of the video stream, as far as the file can be read."""
+def packets(container, stream, errors: list | None = None):
+    """The packets of a stream, as far as it can be read; why not further is added to `errors`."""
     while True:
         try:
             yield from container.demux(stream)
             return
         except IndexError:                                   # a damaged .ts makes up a stream
             continue
-        except av.error.FFmpegError:
+        except av.error.FFmpegError as error:
+            if errors is not None:
+                errors.append(error)
             return
 
 

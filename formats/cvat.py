@@ -18,6 +18,7 @@ import os
 import xml.etree.ElementTree as ET
 import zipfile
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field as of_each
@@ -26,7 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_kind, check_pixels, field, four_numbers, load_json, replacing, whole
+from formats.files import check_kind, check_pixels, field, four_numbers, load_json, replacing
+from formats.files import same_shape, whole
 from video import open_video
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
@@ -316,7 +318,11 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             if not labelled.video or not file.exists():
                 raise FileNotFoundError(f"{path}: its video {labelled.video!r} is not in {folder}; "
                                         "put it there, or name the folder that it is in")
-            size = labelled.size or picture_size(str(file))
+            real = picture_size(str(file))
+            size = labelled.size or real
+            if not same_shape(size, real):
+                raise ValueError(f"{path}: was labelled on a picture of {size[0]}x{size[1]}, but "
+                                 f"{file} has {real[0]}x{real[1]}; give the video as it was then")
             boxes = [box for track in labelled.tracks.values() for _, box, said in track
                      if said is not None]
             check_pixels(path, [np.array(boxes).reshape(-1, 4)], [size])
@@ -325,6 +331,12 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             name = os.path.relpath(file, out.parent)
             rows += rows_of(labelled, frame_seconds(str(file)), size, every, name, first)
             faults += [f"{path}: {fault}" for fault in labelled.faults]
+    if not any(len(row) > 2 for row in rows[1:]):
+        raise ValueError(f"{', '.join(map(str, paths))}: nothing is labelled: no box has an action; "
+                         "tick what people do in the attributes of their boxes")
+    if twice := next((row for row, n in Counter(row[:7] for row in rows).items() if n > 1), None):
+        raise ValueError(f"{', '.join(map(str, paths))}: two rows are the same: {twice}; is an "
+                         "export given twice, or do jobs overlap?")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     if out.exists() and out.read_bytes() != text.getvalue().encode():

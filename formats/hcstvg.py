@@ -87,7 +87,8 @@ def hcstvg_table(path) -> Annotations:
     check_pixels(path, tubes, sizes)
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(entries, sentences, video, frame, box, text, faults=faults,
-                            descriptions=len(parts) - 1)
+                            descriptions=len(parts) - 1,
+                            size=np.array(sizes, np.int32).reshape(-1, 2))
 
 
 def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:

@@ -130,6 +130,8 @@ def gurkirt_table(path, listing, split: str) -> Annotations:
             first = int(field(tube, "sf", (int, np.integer), where))
             box = array_of(field(tube, "boxes", np.ndarray, where), 4, f"{where}: boxes")
             box[:, 2:] += box[:, :2]
+            whole(tube, "ef", f"{where}: {len(box)} boxes from sf {first}", first + len(box),
+                  first + len(box) + 1)
             tubes[-1].append((label, first + np.arange(len(box)), box))
     absent = [f"{listing.name}: {video} is not in {path.name}"
               for video in listed if video not in found and split == "test"]
@@ -196,7 +198,8 @@ def read_act_pickle(path, split: int = 1) -> Annotations:
     """Test videos of UCF101v2-GT.pkl, JHMDB-GT.pkl, or of pyannot.pkl beside its testlist01.txt."""
     path = Path(path)
     if path.name == "pyannot.pkl":
-        return gurkirt_table(path, path.with_name("testlist01.txt"), "test")
+        listing = find_file([*path.parent.iterdir()], ["testlist01.txt"], path.parent, GURKIRT)
+        return gurkirt_table(path, listing, "test")
     count = len(field(load_pickle(path), "labels", list, path))
     if count not in (24, 21):
         raise ValueError(f"{path}: has {count} labels; expected UCF101v2-GT.pkl with 24, "

@@ -83,17 +83,20 @@ def vidstg_table(path, jsons: dict[str, Path]) -> Annotations:
               if video not in jsons]
     there = [(v, video) for v, video in enumerate(by_video) if video in jsons]
     jobs = [(jsons[video], by_video[video]) for _, video in there]
-    parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)]
-    for (v, _), (box, frame, text, wrong) in zip(there, parallel(vidor_rows, jobs, "VidOR")):
+    parts, sizes = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)], {}
+    for (v, _), found in zip(there, parallel(vidor_rows, jobs, "VidOR")):
+        box, frame, text, sizes[v], wrong = found
         parts.append((box, frame, np.full(len(box), v), text))
         faults += wrong
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(by_video, sentences, video, frame, box, text, faults=faults,
-                            descriptions=len(samples))
+                            descriptions=len(samples),
+                            size=np.array([sizes.get(v, (0, 0)) for v in range(len(by_video))],
+                                          np.int32).reshape(-1, 2))
 
 
-def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Boxes (n, 4), frame indices (n,), texts (n,) and faults of a VidOR file.
+def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Boxes (n, 4), frame indices (n,), texts (n,), picture size and faults of a VidOR file.
 
     job: its path, (text, tid, begin, end)s.
     """
@@ -102,7 +105,7 @@ def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     try:
         size, tracks = vidor_tracks(path)
     except ValueError as error:                                # one file of thousands
-        samples, faults = [], [f"{path.name}: left out: {error}"]
+        size, samples, faults = np.zeros(2), [], [f"{path.name}: left out: {error}"]
     for text, tid, begin, end in samples:
         frames, boxes = tracks.get(tid, ([], []))
         first, last = bisect_left(frames, begin), bisect_left(frames, end)
@@ -113,7 +116,7 @@ def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
                           f"{(~good).sum()} boxes outside the picture or empty, left out")
         parts.append((box[good], np.array(frames[first:last], np.int64)[good],
                       np.full(good.sum(), text)))
-    return *(np.concatenate(column) for column in zip(*parts)), faults
+    return *(np.concatenate(column) for column in zip(*parts)), size[:2], faults
 
 
 def vidor_tracks(path) -> tuple[np.ndarray, dict[int, tuple[list[int], list[list[float]]]]]:
