@@ -15,6 +15,7 @@ import re
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
@@ -48,7 +49,9 @@ def open_container(path: str, **options):
         container = av.open(path, metadata_errors="replace", **options)
     except (av.error.FFmpegError, OSError) as error:
         raise ValueError(f"{path}: not a video that can be opened ({error.strerror})") from None
-    stream = next(iter(container.streams.video), None)
+    stream = container.streams.best("video")                 # not a cover picture
+    if stream is not None and stream.disposition & Disposition.attached_pic:
+        stream = None
     if stream is None or stream.codec_context is None:
         container.close()
         raise ValueError(f"{path}: {'FFmpeg has no decoder for its' if stream else 'has no'} video stream")

@@ -37,7 +37,7 @@ def test_check_of_a_users_csv_opens_its_videos_and_draws_the_boxes(tmp_path, che
     write(tmp_path / "novel.txt", "jump\n")
     out = check("--dataset", "csv", "--data", tmp_path)
     assert re.search(r"videos +3 +on disk 3, missing 0", out) and "scores 1.000000\n" in out
-    assert re.search(r"1 +2  make-up", out) and "2 broken or too short" in out
+    assert re.search(r"1 +2  make-up", out) and "2 broken, too short or of" in out
     assert re.search(r"base +3 +make-up, sit, wrestle\nnovel +1 +jump\n", out)
     faults = (tmp_path / "out" / "train_faults.txt").read_text()
     assert "broken.mp4: " in faults and "test.avi: 6.56 seconds long, but annotated at 90" in faults
@@ -63,11 +63,15 @@ def test_check_of_real_vidstg_entries_with_a_rendered_video(tmp_path, check):
     _, video, tid, begin, end = min(samples, key=lambda sample: sample[-1])
     vidor(tmp_path / "vidor", video, {tid: {i: square(i) for i in range(end)}}, end, (W, H))
     render(tmp_path / "vidor" / "video" / "0001" / f"{video}.mp4", end)
-    out = check("--dataset", "vidstg", "--data", tmp_path, "--vidor", tmp_path / "vidor",
-                "--split", "val")
-    assert "on disk 1, missing" in out and "0 broken or too short" in out
+    flags = "--dataset", "vidstg", "--data", tmp_path, "--vidor", tmp_path / "vidor"
+    out = check(*flags, "--split", "val")
+    assert "on disk 1, missing" in out and "0 broken, too short or of" in out
     assert "captions; the paper has 23,165 and 5,182,090 pairs" in out
     assert (tmp_path / "out" / "val_contact_sheet.png").is_file()
+    vidor(tmp_path / "vidor", video, {tid: {i: square(i) for i in range(end)}}, end, (W, 2 * H))
+    assert "1 broken, too short or of another shape" in check(*flags, "--split", "val")
+    faults = (tmp_path / "out" / "val_faults.txt").read_text()
+    assert f"its picture is {W}x{H}, but annotated as {W}x{2 * H}" in faults
 
 
 @needs_samples
@@ -86,6 +90,18 @@ def test_check_of_hcstvg_writes_what_each_description_was_split_into(tmp_path, c
     assert (tmp_path / "out" / "train_sentences.tsv").read_text() == (
         "55_vfjywN5CN0Y.mp4\tThe man walks in and sits down.\tThe man walks in\tThe man sits down\n"
         "10__Gvp-cj3bmIY.mkv\tA boy runs.\tA boy runs\n")
+
+
+@pytest.mark.parametrize("name", ["train_faults.txt", "train_sentences.tsv"])
+def test_a_file_that_check_data_did_not_write_is_left_alone(tmp_path, check, name):
+    write(tmp_path / "hc" / "trainv2.json", hcstvg_entries())
+    path = write(tmp_path / "out" / name, "mine")
+    with pytest.raises(ValueError, match=f"{name}: is there, and no run of ours wrote it"):
+        check("--dataset", "hcstvg", "--data", tmp_path / "hc")
+    assert path.read_text() == "mine"
+    path.unlink()
+    for _ in range(2):                                       # its own are replaced
+        check("--dataset", "hcstvg", "--data", tmp_path / "hc")
 
 
 def test_missing_folder_or_flag_is_one_line(tmp_path):

@@ -106,6 +106,7 @@ def test_an_action_may_have_phrasings_and_a_wrong_one_is_told_by_its_line():
     assert parse_actions([("", text) for text in good]) \
         == {"wave": ["waving a hand", "hand wave"], "ride a bike": ["ride a bike"]}
     for texts, message in ((["wave", "wave: b"], "f.txt:2: 'wave: b' is there twice"),
+                           (["wave", "Wave"], "f.txt:2: 'Wave' is there twice"),
                            (["wave: a |"], "f.txt:1: 'wave: a |' names no action"),
                            ([": a"], "f.txt:1: ': a' names no action"),
                            (["# only a comment"], "no words to look for")):

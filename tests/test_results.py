@@ -119,3 +119,9 @@ def test_a_videos_hash_tells_its_size_time_head_and_a_streams_address(tmp_path):
     (("a/x", "a_x.mp4", "b/x", "c/X.mp4"), ["a_x-2", "a_x", "b_x", "c_X.mp4"])])
 def test_videos_whose_files_would_meet_get_the_names_of_their_paths(videos, names):
     assert list(name_videos(videos).values()) == names
+
+
+def test_a_video_that_is_named_twice_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    assert name_videos(["a.mp4", "./a.mp4", "*.mp4", f"{tmp_path}/a.mp4"]) == {"a.mp4": "a"}

@@ -104,6 +104,17 @@ def test_a_frame_whose_time_stamp_does_not_grow_comes_one_frame_after_the_last(t
     assert [t for t, _ in source] == pytest.approx([0, 0.04, 0.08, 0.12, 0.4])
 
 
+def test_a_clock_that_leaps_by_hours_is_an_error_and_a_live_sources_is_set_back(tmp_path):
+    source = Source(render(tmp_path / "v.mp4", [0, 0.04]))
+    stamps = 0.0, 0.04, 7200.0, 7200.04
+    source.pictures = ((stamp, av.VideoFrame(16, 16)) for stamp in stamps)
+    with pytest.raises(ValueError, match="v.mp4: its pictures leap from 0.0 to 7200.0 s"):
+        list(source)
+    source.is_live = True
+    source.pictures = ((stamp, av.VideoFrame(16, 16)) for stamp in stamps)
+    assert [t for t, _ in source] == pytest.approx([0, 0.04, 0.08, 0.12])
+
+
 def test_a_film_is_whole_where_its_pictures_end_as_it_says_even_if_its_sound_goes_on(tmp_path):
     for name in ("v.mkv", "w.mp4"):                          # one tells only how long the file is
         source = Source(render(tmp_path / name, at_25(1), sound=0, sound_end=9))
