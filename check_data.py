@@ -11,11 +11,11 @@ from draw import contact_sheet
 from engine import HelpFormatter, cli, number
 from formats.ava import second_in_file
 from formats.cvat import import_labels
-from formats.files import parallel, read_text, same_shape
+from formats.files import parallel, read_text
 from formats.hcstvg import read_descriptions
 from metric import frame_map
 from table import Annotations, Detections
-from video import open_video
+from video import open_video, same_shape
 
 HEAD = "faults that check_data.py found in "                 # tells that OUT's files are ours
 

@@ -26,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 import draw
-from video import numbered_frames, open_container, packets, scaled_size, upright_rgb
+from video import numbered_frames, open_container, packets, same_shape, scaled_size, upright_rgb
 
 # a new scene: mean change of grey (of 255) from frame to frame, and how often the usual one
 CUT = 15, 3
@@ -63,6 +63,7 @@ class Source:
         self.start, self.end, self.held, self.promised = 0.0, 0.0, 0.0, 0.0
         self.is_live, self.late = False, 0           # late: keyframes for which there was no time
         self.lost: list[Exception] = []              # why reading ended before the end
+        self.changed: float | None = None            # second from which its pictures are stretched
         path = camera_path(self.name)
         if "://" not in path and not os.path.exists(path):
             raise FileNotFoundError(f"{self.name}: no such video file, folder of frames or camera")
@@ -154,10 +155,13 @@ class Shot(NamedTuple):
 
 def scale_frames(source: Source, short_side: int, patch: int) -> Iterator[Shot]:
     """The frames in the two sizes that are needed, and whether a scene begins there."""
-    reformatter, size, grey, usual = VideoReformatter(), None, None, None
+    reformatter, first, grey, usual = VideoReformatter(), None, None, None
     for time, frame in source:
         arrived = perf_counter()
-        size = size or scaled_size(frame.width, frame.height, short_side, patch)
+        first = first or (frame.width, frame.height)
+        if source.changed is None and not same_shape(first, (frame.width, frame.height)):
+            source.changed = time
+        size = scaled_size(*first, short_side, patch)
         small, before, is_cut = upright_rgb(frame, *size, reformatter), grey, False
         grey = small[::8, ::8].mean(axis=2)
         if before is not None:

@@ -34,6 +34,14 @@ def scaled_size(width: int, height: int, short_side: int | None, multiple: int =
     return tuple(max(round(side * scale / multiple), 1) * multiple for side in (width, height))
 
 
+def same_shape(a, b) -> bool:
+    """Whether two sizes (width, height) differ by no more than a scale, so that boxes fit both.
+
+    Not in the paper: 5 %, as scaled videos are rounded. A size of zeros is not known.
+    """
+    return abs(a[0] * b[1] - a[1] * b[0]) <= 0.05 * a[1] * b[0]
+
+
 def upright_rgb(frame: av.VideoFrame, width: int, height: int,
                 reformatter: VideoReformatter) -> np.ndarray:
     """(H, W, 3) uint8: the frame scaled to width x height, then turned as its metadata says."""
@@ -116,7 +124,7 @@ class VideoReader:
     def __init__(self, path: str, short_side: int | None = None, multiple: int = 1):
         self.path, self.short_side, self.multiple = path, short_side, multiple
         self.decoded = self.seeks = self.converted = 0
-        self.reformatter, self.size = VideoReformatter(), None
+        self.reformatter, self.first = VideoReformatter(), None
         self._open()
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 25)
         self.start, self.second = self.stream.start_time or 0, float(1 / self.stream.time_base)
@@ -259,8 +267,11 @@ class VideoReader:
     def _rgb(self, position: float, frame: av.VideoFrame) -> np.ndarray:
         if position not in self.pixels:
             # of the first frame: some streams change theirs on the way
-            self.size = self.size or scaled_size(frame.width, frame.height,
-                                                 self.short_side, self.multiple)
+            self.first = self.first or (frame.width, frame.height)
+            if not same_shape(self.first, (frame.width, frame.height)):
+                raise ValueError(f"{self.path}: its pictures change from "
+                                 f"{'x'.join(map(str, self.first))} to {frame.width}x{frame.height}")
+            self.size = scaled_size(*self.first, self.short_side, self.multiple)
             self.pixels[position] = upright_rgb(frame, *self.size, self.reformatter)
             self.converted += 1
         return self.pixels[position]

@@ -27,9 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from formats.files import check_kind, check_pixels, field, four_numbers, load_json, replacing
-from formats.files import same_shape, whole
-from video import open_video
+from formats.files import check_kind, check_pixels, field, four_numbers, load_json, replacing, whole
+from video import open_video, same_shape
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
 LARGEST = 512 * 2 ** 20                                 # bytes of a file that is read

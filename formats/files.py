@@ -227,14 +227,6 @@ def check_pixels(path, boxes: list[np.ndarray], sizes=()) -> None:
                          "instead of those?")
 
 
-def same_shape(a, b) -> bool:
-    """Whether two sizes (width, height) differ by no more than a scale, so that boxes fit both.
-
-    Not in the paper: 5 %, as scaled videos are rounded. A size of zeros is not known.
-    """
-    return abs(a[0] * b[1] - a[1] * b[0]) <= 0.05 * a[1] * b[0]
-
-
 # ---------------------------------------------------------------- finding official files
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg"}

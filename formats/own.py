@@ -35,11 +35,11 @@ def read_csv(path, root=None) -> Annotations:
                   f"in {root}; write paths relative to it, or name another folder "
                   f"({absent.sum()} of {len(files)} videos are absent)")
     first: dict = {}
-    other = np.array([first.setdefault(os.path.abspath(file), name)
-                      for file, name in zip(files, rows.videos)])
-    rows.complain((other != rows.videos)[rows.video], lambda row: f"video "
-                  f"{rows.videos[rows.video[row]]!r} is {other[rows.video[row]]!r} by another name; "
-                  "write it in one way")
+    other = [first.setdefault(os.path.abspath(file), name)
+             for file, name in zip(files, rows.videos)]
+    twice = np.array([a != b for a, b in zip(other, rows.videos)])
+    rows.complain(twice[rows.video], lambda row: f"video {rows.videos[rows.video[row]]!r} is "
+                  f"{other[rows.video[row]]!r} by another name; write it in one way")
     columns = rows.video, rows.keyframe, rows.box, text
     rows.complain(~distinct(*columns), lambda row: "the row is there twice: "
                   f"{rows.videos[rows.video[row]]}, {rows.keyframe[row]:g}, "

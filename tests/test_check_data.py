@@ -104,6 +104,11 @@ def test_a_file_that_check_data_did_not_write_is_left_alone(tmp_path, check, nam
         check("--dataset", "hcstvg", "--data", tmp_path / "hc")
 
 
+def test_a_flag_of_imports_is_refused_without_one(check):
+    with pytest.raises(ValueError, match="--every means nothing without --import"):
+        check("--every", "2")
+
+
 def test_missing_folder_or_flag_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError,
                        match="there is no folder .*nowhere; get ava's files from http.* by --data"):

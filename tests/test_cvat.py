@@ -102,7 +102,7 @@ def test_keyframes_with_nobody_stay_and_idle_people_are_counted(folder):
     xml = write_xml(folder / "a.xml", tracks, size=15)
     faults = cvat.import_labels([xml], folder / "train.csv")
     lines = (folder / "train.csv").read_text().splitlines()
-    assert lines[1:3] == ["walk.mp4,0.001", "walk.mp4,0.501"] and "jump,4" in lines[3]
+    assert lines[1:3] == ["walk.mp4,0.001", "walk.mp4,0.501"] and lines[3].endswith(",4")
     assert [fault.split(": ", 1)[1] for fault in faults] == [
         "1 boxes of people without an action are left out",
         "track 3 lies between keyframes, which are 0.5 seconds apart"]

@@ -28,7 +28,7 @@ from detect_actions import (Person, Settings, Words, detect, main, parse_actions
                             scores_of, split_interval)
 from formats import cvat
 from stream import Film, Keyframe, Source
-from test_stream import at_25, frames_of, render, turned
+from test_stream import at_25, frames_of, render, serve, turned
 
 ROOT = Path(detect_actions.__file__).resolve().parent
 LEFT, RIGHT = (0.1, 0.2, 0.3, 0.9), (0.6, 0.2, 0.8, 0.9)
@@ -508,6 +508,22 @@ def test_a_live_stream_is_kept_up_with_by_a_slow_model_and_late_keyframes_are_co
     assert float(re.search(r"from keyframe to row ([\d.]+) s", done.stderr)[1]) < 5
     assert not (out / "camera.mp4").exists() and (out / "camera.html").exists()
     assert len(rows_of(out / "camera.csv")) == len(rows)
+
+
+def test_a_line_that_is_lost_is_no_end_and_a_new_shape_is_said(
+        tmp_path, run, out, bright_people, capsys):
+    content = b"".join(render(tmp_path / "v.ts", at_25(2), 250, size, g="10").read_bytes()
+                       for size in ((96, 64), (64, 96)))
+    for length, is_lost in ((len(content), False), (2 * len(content), True)):
+        address = serve(content, length)
+        if is_lost:
+            with pytest.raises(ValueError, match=r"live.ts: was lost at [123]\.\d s \(Input/outp"):
+                run(address, "--out", out / "lost")
+        else:
+            assert run(address) == 0
+        assert (out / ("lost" * is_lost) / "live.done").exists() != is_lost
+        assert "on its pictures have another shape" in capsys.readouterr().out
+    assert rows_of(out / "lost" / "live.csv") and (out / "lost" / "live.html").exists()
 
 
 # ---------------------------------------------------------------- mistakes

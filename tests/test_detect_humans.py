@@ -438,6 +438,9 @@ def test_output_has_a_default_and_plain_videos_cannot_be_finetuned_on():
     assert detect_humans.parse_args([]).out == "proposals.csv"
     with pytest.raises(ValueError, match="film.mp4: plain videos have no boxes to finetune on"):
         detect_humans.parse_args(["film.mp4", "--finetune"])
+    for flags in ("film.mp4 --dataset ucf101-24", "film.mp4 --csv a.csv", "--every 2"):
+        with pytest.raises(ValueError, match="means nothing with(out)? plain videos"):
+            detect_humans.parse_args(flags.split())
     with pytest.raises(SystemExit):                          # one of the two would be ignored
         detect_humans.parse_args(["--finetune", "--measure", "p.csv"])
 

@@ -79,6 +79,10 @@ def test_a_run_goes_on_with_the_same_key_and_table_only(tmp_path):
     with pytest.raises(ValueError, match="was started on other data"):
         squares(tmp_path, Numbers(50, "walk"))
     assert squares(tmp_path, Numbers(50, "walk"), resume=False)[0] == ALL
+    for content in ("[]", "{}"):
+        (tmp_path / "key.json").write_text(content)
+        with pytest.raises(ValueError, match="key.json: not as a run of ours writes it"):
+            squares(tmp_path)
 
 
 def check_squares(folder):

@@ -35,9 +35,17 @@ def run_export(path, out) -> None:
                  "48"])
 
 
+def test_a_file_that_no_export_wrote_is_left_alone(checkpoint, tmp_path):
+    (tmp_path / "model.pt2").write_text("mine")
+    with pytest.raises(ValueError, match="model.pt2: is there, and no run of ours wrote it"):
+        run_export(checkpoint[0], tmp_path / "model.pt2")
+    assert (tmp_path / "model.pt2").read_text() == "mine"
+
+
 def test_pt2_runs_without_the_library_for_any_number_of_boxes(checkpoint, tmp_path, capsys):
     path, clip, boxes, scores = checkpoint
     run_export(path, tmp_path / "model.pt2")
+    run_export(path, tmp_path / "model.pt2")                 # its own file is replaced
     assert "10 boxes: largest difference" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
     torch.save((clip, boxes), tmp_path / "inputs.pt")

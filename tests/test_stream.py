@@ -1,6 +1,7 @@
 """Clips of a stream are those of a seek; threads, live sources and films, on rendered videos."""
 
 import itertools
+import socket
 import struct
 import threading
 from fractions import Fraction
@@ -64,6 +65,19 @@ def frames_of(path: Path) -> list[tuple[float, np.ndarray]]:
     with av.open(str(path)) as container:
         frames = container.decode(video=0)
         return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in frames]
+
+
+def serve(content: bytes, length: int) -> str:
+    """The address of a server that answers once, and promises so many bytes."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with server, server.accept()[0] as line:
+            line.recv(4096)
+            line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length + content)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return f"http://127.0.0.1:{server.getsockname()[1]}/live.ts"
 
 
 # ---------------------------------------------------------------- keyframes and clips

@@ -402,6 +402,12 @@ def test_a_file_that_is_no_run_is_not_resumed(world, tmp_path):
         run(world, train_align, tmp_path, "--resume")
 
 
+@pytest.mark.parametrize("flag", ["--score=0.5", "--unmatched=drop"])
+def test_flags_of_proposals_are_refused_without_them(flag):
+    with pytest.raises(ValueError, match="means nothing without --proposals"):
+        train_finetune.parse_args([flag])
+
+
 @pytest.mark.parametrize("script, cases", [
     (train_align, "--batch-size 0, --iterations 0.5, --accumulate 0, --log-every 0, --stride 0, "
      "--save-every -1, --frames x, --crop 0, --short-side -1, --gamma -1, --gamma nan, --lr nan, "

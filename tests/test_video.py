@@ -343,6 +343,24 @@ def test_an_audio_file_has_no_video_stream(tmp_path):
         read_clip(str(tmp_path / "a.wav"), 0)
 
 
+def test_a_cover_picture_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux([*cover.encode(av.VideoFrame(16, 16, "rgb24")), *cover.encode(None)])
+    with pytest.raises(ValueError, match="has no video stream"):
+        read_clip(str(tmp_path / "a.mp4"), 0)
+
+
+def test_pictures_that_change_their_shape_midway_are_an_error(tmp_path):
+    parts = [Path(write_video(tmp_path / f"{w}.h264", 30, size=(w, 64))) for w in (96, 64)]
+    (tmp_path / "v.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert read_clip(str(tmp_path / "v.h264"), 10).shape[1:3] == (64, 96)
+    with pytest.raises(ValueError, match="its pictures change from 96x64 to 64x64"):
+        read_clip(str(tmp_path / "v.h264"), 30)
+
+
 def test_a_folder_without_frames_says_how_to_name_them(tmp_path):
     with pytest.raises(ValueError, match="00001.jpg"):
         read_clip(str(tmp_path), 0)
