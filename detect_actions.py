@@ -508,8 +508,8 @@ def annotate_video(video: str, stem: Path, args: argparse.Namespace, words: Word
     for line in islice(results.describe_people(), 20):
         say(f"  {line}")
     if source.changed is not None:
-        say(f"  from {source.changed:.1f} s on its pictures have another shape; they were stretched "
-            "to that of the first")
+        say(f"  from {source.changed:.1f} s on its pictures have another shape; they were "
+            "stretched to that of the first")
     if not tracks:
         say("  nobody was found: no person above --person-score on any keyframe")
     say(f"  written: {stem}.*, {stem}_spans.csv; look at {stem}.html")

@@ -493,7 +493,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         purpose = "finetune" if args.finetune else "measure"
         raise ValueError(f"{args.videos[0]}: plain videos have no boxes to {purpose} on; "
                          "name a --dataset")
-    for name in ("dataset", "data", "csv", "vidor", "version", "split") if args.videos else ("every",):
+    of_datasets = "dataset", "data", "csv", "vidor", "version", "split"
+    for name in of_datasets if args.videos else ("every",):
         if getattr(args, name) != parser.get_default(name):
             raise ValueError(f"--{name} means nothing {'with' if args.videos else 'without'} plain "
                              "videos; leave it out")

@@ -273,8 +273,8 @@ def run_chunks(folder: Path, key: dict, clips: torch.utils.data.Dataset, compute
     if resume and key_file.exists():
         before = load_json(key_file)
         if not isinstance(before, dict) or before.keys() != key.keys():
-            raise ValueError(f"{key_file}: not as a run of ours writes it; choose another --out, or "
-                             f"delete {folder}")
+            raise ValueError(f"{key_file}: not as a run of ours writes it; choose another --out, "
+                             f"or delete {folder}")
         check_same_run(folder, before, key)
     elif folder.is_dir() and any(folder.iterdir()) and not key_file.exists():
         raise ValueError(f"{folder}: holds files that no run of ours wrote; choose another --out")

@@ -269,8 +269,8 @@ class VideoReader:
             # of the first frame: some streams change theirs on the way
             self.first = self.first or (frame.width, frame.height)
             if not same_shape(self.first, (frame.width, frame.height)):
-                raise ValueError(f"{self.path}: its pictures change from "
-                                 f"{'x'.join(map(str, self.first))} to {frame.width}x{frame.height}")
+                raise ValueError(f"{self.path}: its pictures change from {self.first[0]}x"
+                                 f"{self.first[1]} to {frame.width}x{frame.height}")
             self.size = scaled_size(*self.first, self.short_side, self.multiple)
             self.pixels[position] = upright_rgb(frame, *self.size, self.reformatter)
             self.converted += 1

@@ -331,8 +331,8 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             rows += rows_of(labelled, frame_seconds(str(file)), size, every, name, first)
             faults += [f"{path}: {fault}" for fault in labelled.faults]
     if not any(len(row) > 2 for row in rows[1:]):
-        raise ValueError(f"{', '.join(map(str, paths))}: nothing is labelled: no box has an action; "
-                         "tick what people do in the attributes of their boxes")
+        raise ValueError(f"{', '.join(map(str, paths))}: nothing is labelled: no box has an "
+                         "action; tick what people do in the attributes of their boxes")
     if twice := next((row for row, n in Counter(row[:7] for row in rows).items() if n > 1), None):
         raise ValueError(f"{', '.join(map(str, paths))}: two rows are the same: {twice}; is an "
                          "export given twice, or do jobs overlap?")
