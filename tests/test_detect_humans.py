@@ -11,23 +11,20 @@ from urllib.error import URLError
 import av
 import numpy as np
 import pytest
-from PIL import Image
 import torch
+from conftest import in_processes
+from layouts import SAMPLES, needs_samples
+from PIL import Image
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import data
+import detect_humans
+import engine
+import training
+from detect_humans import build_detector, detect_frames, new_detector, one_class
+from formats.proposals import read_proposals
+from table import Detections, box_iou, make_annotations
 
-import data  # noqa: E402
-import detect_humans  # noqa: E402
-import engine  # noqa: E402
-import training  # noqa: E402
-from conftest import in_processes  # noqa: E402
-from detect_humans import build_detector, detect_frames, new_detector, one_class  # noqa: E402
-from formats.proposals import read_proposals  # noqa: E402
-from table import Detections, box_iou, make_annotations  # noqa: E402
-
-SAMPLES = ROOT.parent / "shared" / "samples"
 MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
 
@@ -160,17 +157,12 @@ def test_the_person_of_91_classes_scores_the_same_alone():
 
 def test_of_faster_rcnn_the_rows_of_background_and_person_are_kept():
     coco = new_detector(MOBILE, 91)
+    assert coco.roi_heads.score_thresh == 0.05               # LOW_SCORE
     old, new = coco.state_dict(), one_class(coco).state_dict()
     head, body = "roi_heads.box_predictor", "backbone.body.0.0.weight"
     assert torch.equal(new[f"{head}.cls_score.weight"], old[f"{head}.cls_score.weight"][:2])
     assert torch.equal(new[f"{head}.bbox_pred.bias"], old[f"{head}.bbox_pred.bias"][:8])
     assert torch.equal(new[body], old[body])
-
-
-def test_every_detector_keeps_boxes_from_the_low_score_on():
-    for name in (MOBILE, "toy"):
-        detector = new_detector(name, 2)
-        assert getattr(detector, "roi_heads", detector).score_thresh == 0.05
 
 
 def test_in_bfloat16_the_networks_answer_in_float32_and_nearly_the_same(trained):
@@ -433,16 +425,12 @@ def test_pretrained_batch_norms_keep_their_statistics():
     assert all(norm.training for norm in norms)
 
 
-def test_output_has_a_default_and_plain_videos_cannot_be_finetuned_on():
-    assert detect_humans.parse_args(["--finetune"]).out == "runs/humans"
-    assert detect_humans.parse_args([]).out == "proposals.csv"
+def test_flags_that_mean_nothing_together_are_refused():
     with pytest.raises(ValueError, match="film.mp4: plain videos have no boxes to finetune on"):
         detect_humans.parse_args(["film.mp4", "--finetune"])
     for flags in ("film.mp4 --dataset ucf101-24", "film.mp4 --csv a.csv", "--every 2"):
         with pytest.raises(ValueError, match="means nothing with(out)? plain videos"):
             detect_humans.parse_args(flags.split())
-    with pytest.raises(SystemExit):                          # one of the two would be ignored
-        detect_humans.parse_args(["--finetune", "--measure", "p.csv"])
 
 
 # ---------------------------------------------------------------- measuring
@@ -480,7 +468,7 @@ def test_proposals_of_another_dataset_or_in_pixels_are_explained_in_one_line(
     assert message in error and "p.csv" in error
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples are not distributed")
+@needs_samples
 def test_real_videos_go_through_with_random_weights(tmp_path, capsys):
     videos = [str(SAMPLES / "video" / name) for name in ("demo.mp4", "test.avi")]
     flags = f"--every 2 --detector toy --detector-weights random --workers 1 --out {tmp_path}/p.csv"

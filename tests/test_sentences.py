@@ -1,13 +1,9 @@
 """Descriptions of film clips broken into sentences of one action each."""
 
-import sys
-from pathlib import Path
-
 import pytest
+from layouts import SAMPLES, needs_samples
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from data import split_sentences  # noqa: E402
+from data import split_sentences
 
 MAN = "The man in the black suit"
 
@@ -99,15 +95,15 @@ def test_description_is_split_into_sentences_of_one_action_each(description, sen
     assert split_sentences(description) == sentences
 
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples" / "hcstvg"
 # actions of the last 41 real descriptions, counted by hand before the rules were run on them
 COUNTED = [3, 4, 2, 2, 2, 2, 1, 1, 2, 5, 3, 2, 2, 3, 4, 2, 1, 2, 3, 1, 3,
            3, 2, 4, 2, 4, 2, 3, 2, 2, 2, 2, 2, 1, 4, 2, 2, 1, 3, 2, 3]
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples are not distributed")
+@needs_samples
 def test_of_real_descriptions_that_no_rule_was_written_for_at_least_95_percent_are_split_right():
-    lines = (SAMPLES / "captions_v1_test.tsv").read_text(encoding="utf-8").splitlines()[42:83]
+    captions = SAMPLES / "hcstvg" / "captions_v1_test.tsv"
+    lines = captions.read_text(encoding="utf-8").splitlines()[42:83]
     found = [len(split_sentences(line.split("\t")[-1])) for line in lines]
     wrong = sum(abs(own - counted) for own, counted in zip(found, COUNTED, strict=True))
     assert sum(COUNTED) == 98 and wrong <= 0.05 * 98
