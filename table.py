@@ -290,6 +290,8 @@ def load_table(folder) -> Annotations:
     rest = json.loads((Path(folder) / "rest.json").read_text(encoding="utf-8"))
     arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r")
               for name in rest.pop("arrays")}
+    if len({len(arrays[name]) for name in ROW_ARRAYS if name in arrays}) > 1:
+        raise ValueError(f"{folder}: its arrays differ in length")
     table = Annotations(**rest, **arrays)
     table.cache = str(folder)
     return table

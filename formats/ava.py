@@ -130,7 +130,7 @@ def ava_table(path, excluded, included=None, *, names: dict[int, str], others: b
     columns = [key, box, action] + [person] * (person is not None)
     for bad, reason in ((~good, "the box is outside the picture or empty, dropped"),
                         (~official, "the action id is not in the label map, dropped"),
-                        (~np.isin(second, seconds),
+                        (~np.isin(rows.keyframe, seconds),
                          f"not an annotated second ({first}-{last}), dropped"),
                         (~distinct(*columns), "the row is there twice, dropped")):
         wrong = rows.lines[kept & bad]

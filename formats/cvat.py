@@ -15,10 +15,10 @@ import io
 import json
 import math
 import os
+import re
 import xml.etree.ElementTree as ET
 import zipfile
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field as of_each
@@ -28,12 +28,14 @@ from pathlib import Path
 import numpy as np
 
 from formats.files import check_kind, check_pixels, field, four_numbers, load_json, replacing, whole
+from formats.own import read_csv
 from video import open_video, same_shape
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
 LARGEST = 512 * 2 ** 20                                 # bytes of a file that is read
 NOTHING = {"", "none", "__undefined__", "false"}        # values of attributes that name no action
-NO_ACTIONS = {"occluded", "outside", "keyframe", "track_id", "rotation", "is_crowd"}    # of a box
+NO_ACTIONS = {"occluded", "outside", "keyframe", "track_id", "instance_id", "rotation",
+              "is_crowd"}                               # attributes of a box
 EXPORT = 'an export "CVAT for video 1.1"'
 
 # (0-based frame, box in pixels xyxy, actions); actions None: out of the picture from this frame on
@@ -87,7 +89,11 @@ def xml_text(path) -> str:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if name.endswith(".xml")]
+                names = [name for name in archive.namelist()           # not macOS's ._a.xml
+                         if re.fullmatch(r"(.*/)?[^./][^/]*\.xml", name, re.IGNORECASE)]
+                if len(names) > 1:
+                    raise ValueError(f"{path}: holds {', '.join(names)}; unpack it, and name all "
+                                     "of them")
                 with archive.open((names or ["annotations.xml"])[0]) as file:
                     content = file.read(LARGEST + 1)
         else:
@@ -108,9 +114,9 @@ def read_task(task: ET.Element, path) -> tuple[str, Labelled]:
     """The id and the video of a <task> or <job>, still without tracks."""
     def number(tag: str, default: str = "") -> int:
         text = task.findtext(tag, default).strip()
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 7:
             raise ValueError(f"{path}: <{tag}> of task {task.findtext('id')} is {text!r}, "
-                             "not a number")
+                             "not a number of at most seven digits")
         return int(text)
 
     step = task.findtext("frame_filter", "").replace(" ", "").removeprefix("step=")
@@ -118,6 +124,9 @@ def read_task(task: ET.Element, path) -> tuple[str, Labelled]:
     told = task.find("stop_frame") is not None
     stop = number("stop_frame") if told else start + (number("size") - 1) * step
     size = number("original_size/width", "0"), number("original_size/height", "0")
+    if not step or stop < start:
+        raise ValueError(f"{path}: task {task.findtext('id')} has no frames: {start} to {stop} in "
+                         f"steps of {step}")
     name = (task.findtext("source") or task.findtext("name") or "").strip()
     frames = range(start, stop + 1, step)
     return task.findtext("id"), Labelled(name, frames, size if all(size) else None)
@@ -208,8 +217,17 @@ def read_coco(path) -> list[Labelled]:
         track = next((f"track {source[key]}" for source in (one, attributes)
                       for key in ("track_id", "instance_id") if source.get(key) is not None),
                      f"alone {i}")
-        values = {name: str(value).strip() for name, value in attributes.items()
-                  if name not in NO_ACTIONS and isinstance(value, (bool, str))}
+        values = {}
+        for name, value in attributes.items():
+            if name in NO_ACTIONS:
+                continue
+            fault = f"attribute {name} is a {type(value).__name__}, no word; left out"
+            if isinstance(value, list) and all(isinstance(word, str) for word in value):
+                values |= {name: ""} | {f"{name} {word}": word.strip() for word in value}
+            elif isinstance(value, (bool, str)):
+                values[name] = str(value).strip()
+            elif fault not in video.faults:
+                video.faults.append(fault)
         number, own = tracks.setdefault((id(video), track), (len(tracks) + 1, {}))
         if frame in own:
             raise ValueError(f"{where}: {track} has two boxes on one image; give one box, its "
@@ -312,7 +330,8 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
     rows = [("video", "keyframe", "x1", "y1", "x2", "y2", "text", "person")]
     for path in paths:
         folder = Path(root or Path(path).parent)
-        for labelled in (read_coco if str(path).endswith(".json") else read_cvat)(path):
+        read = read_coco if str(path).lower().endswith(".json") else read_cvat
+        for labelled in read(path):
             file = folder / labelled.video
             if not labelled.video or not file.exists():
                 raise FileNotFoundError(f"{path}: its video {labelled.video!r} is not in {folder}; "
@@ -325,17 +344,20 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             boxes = [box for track in labelled.tracks.values() for _, box, said in track
                      if said is not None]
             check_pixels(path, [np.array(boxes).reshape(-1, 4)], [size])
-            first = taken.get(file, 0)                  # other people in each job of a video
-            taken[file] = first + max(labelled.tracks, default=0) + 1
+            # other people in each job of a video
+            first, before = taken.get(file, (0, set()))
+            if not before.isdisjoint(labelled.frames):
+                raise ValueError(f"{path}: labels frame {min(before & set(labelled.frames))} of "
+                                 f"{file}, as a file before it; export the whole task instead of "
+                                 "jobs that overlap, and each once")
+            before.update(labelled.frames)
+            taken[file] = first + max(labelled.tracks, default=0) + 1, before
             name = os.path.relpath(file, out.parent)
             rows += rows_of(labelled, frame_seconds(str(file)), size, every, name, first)
             faults += [f"{path}: {fault}" for fault in labelled.faults]
     if not any(len(row) > 2 for row in rows[1:]):
         raise ValueError(f"{', '.join(map(str, paths))}: nothing is labelled: no box has an "
                          "action; tick what people do in the attributes of their boxes")
-    if twice := next((row for row, n in Counter(row[:7] for row in rows).items() if n > 1), None):
-        raise ValueError(f"{', '.join(map(str, paths))}: two rows are the same: {twice}; is an "
-                         "export given twice, or do jobs overlap?")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     if out.exists() and out.read_bytes() != text.getvalue().encode():
@@ -343,6 +365,12 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
                          "--out")
     with replacing(out) as file:
         file.write(text.getvalue())
+        file.flush()
+        try:
+            read_csv(file.name)
+        except ValueError as error:
+            raise ValueError(f"{', '.join(map(str, paths))}: not imported; as a CSV it would be "
+                             f"refused: {error}") from None
     return faults
 
 

@@ -1,5 +1,6 @@
 """Reading files that may be wrong: label maps, JSON, strangers' pickles; finding files."""
 
+import filecmp
 import json
 import os
 import pickle
@@ -246,11 +247,18 @@ def walk(root) -> tuple[list[Path], list[Path]]:
 
 
 def find_file(files: list[Path], patterns: list[str], root, source: str) -> Path:
-    """The first file that matches the earliest pattern, of Path.match; else FileNotFoundError."""
+    """The file that matches the earliest pattern, of Path.match; FileNotFoundError if none does.
+
+    ValueError where two match that differ.
+    """
     for pattern in patterns:
-        for path in files:
-            if path.match(pattern):
-                return path
+        found = [path for path in files if path.match(pattern)]
+        for other in found[1:]:
+            if not filecmp.cmp(found[0], other, shallow=False):
+                raise ValueError(f"{found[0]} and {other}: which of them? They differ; move the "
+                                 f"wrong one out of {root}")
+        if found:
+            return found[0]
     raise FileNotFoundError(f"{' or '.join(patterns)} is not under {root}; get it from {source}")
 
 

@@ -112,9 +112,14 @@ def test_the_zip_of_an_export_and_a_task_that_begins_late_are_read(tmp_path):
     write_xml(tmp_path / "annotations.xml", TRACKS, "4</size><start_frame>5</start_frame>"
               "<frame_filter>step=3</frame_filter><size>")
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("__MACOSX/._annotations.xml", b"\0\5")
         archive.write(tmp_path / "annotations.xml", "annotations.xml")
     one, = cvat.read_cvat(tmp_path / "export.zip")
     assert list(one.frames) == [5, 8, 11, 14]
+    with zipfile.ZipFile(tmp_path / "export.zip", "a") as archive:
+        archive.write(tmp_path / "annotations.xml", "b/annotations.XML")
+    with pytest.raises(ValueError, match="zip: holds annotations.xml, b/annotations.XML; unpack"):
+        cvat.read_cvat(tmp_path / "export.zip")
 
 
 def test_tracks_of_a_project_go_to_their_tasks(tmp_path):
@@ -134,6 +139,11 @@ def test_tracks_of_a_project_go_to_their_tasks(tmp_path):
     ("<annotations></annotations>", "no <meta>"),
     (f'<annotations>{META.format(size=3)}<image id="0"/></annotations>', "for video 1.1"),
     (f"<annotations>{META.format(size='many')}</annotations>", "<size> of task 7 is 'many'"),
+    *((f"<annotations>{META.format(size=f'9</size>{more}<size>')}</annotations>", f"a.xml: {says}")
+      for more, says in (
+          (f"<stop_frame>{'9' * 25}</stop_frame>", "<stop_frame> of task 7 is .* seven digits"),
+          ("<start_frame>5</start_frame><stop_frame>2</stop_frame>", "task 7 has no frames: 5 to 2"),
+          ("<frame_filter>step=0</frame_filter>", "task 7 has no frames: .* in steps of 0"))),
     (f"<annotations>{META.format(size=3)}{jumper(4, box(2, 'left 1 2 2'))}</annotations>",
      "track 4, frame 2: could not convert string to float: 'left'"),
     (f"<annotations>{META.format(size=3)}{jumper(4, box(2, '1 nan 2 2'))}</annotations>",
@@ -162,7 +172,7 @@ def coco() -> dict:
     images = [{"id": 10 + i, "video_id": 1, "frame_id": 10 * i, "width": 200, "height": 100}
               for i in range(3)]
     attributes = {"track_id": 5, "occluded": True, "wave": True, "jump": False, "mood": "sing",
-                  "age": 30}
+                  "does": ["wade", "sip"], "not": [], "age": 30}
     return {"videos": [{"id": 1, "name": "walk.mp4"}], "images": images,
             "categories": [{"id": 4, "name": "run"}], "annotations": [
                 {"image_id": 10, "category_id": 4, "instance_id": 9, "bbox": [20, 10, 100, 50]},
@@ -171,13 +181,14 @@ def coco() -> dict:
 
 
 def test_coco_becomes_the_annotations_csv(folder):
-    (folder / "a.json").write_text(json.dumps(coco()))
-    assert cvat.import_labels([folder / "a.json"], folder / "train.csv") == []
+    (folder / "a.JSON").write_text(json.dumps(coco()))
+    faults = cvat.import_labels([folder / "a.JSON"], folder / "train.csv")
+    assert faults == [f"{folder / 'a.JSON'}: attribute age is a int, no word; left out"]
     assert (folder / "train.csv").read_text().splitlines()[1:] == [
         "walk.mp4,0.001,0.100000,0.100000,0.600000,0.600000,run,1",
         "walk.mp4,1.001",
-        "walk.mp4,2.001,0.000000,0.000000,1.000000,1.000000,wave,2",
-        "walk.mp4,2.001,0.000000,0.000000,1.000000,1.000000,sing,2"]
+        *(f"walk.mp4,2.001,0.000000,0.000000,1.000000,1.000000,{action},2"
+          for action in ("wave", "sing", "wade", "sip"))]
 
 
 @pytest.mark.parametrize("kind, i, new, says", [
@@ -241,7 +252,10 @@ def test_an_import_never_overwrites_another_file(folder):
 
 
 @pytest.mark.parametrize("tracks, times, side, says", [
-    (TRACKS, 2, 100, "two rows are the same: .*is an export given twice"),
+    (TRACKS, 2, 100, "labels frame 0 of .*walk.mp4, as a file before it; export the whole task"),
+    (jumper(1, box(0, "0 0 9 9")) * 2, 1, 100, "not imported; .*the row is there twice: walk.mp4"),
+    (f'<track id="0" label="person">{box(0, "0 0 9 9", moves="a&#10;b")}</track>', 1, 100,
+     "not imported; .*a line break inside a cell"),
     (f'<track id="0" label="person">{box(0, "0 0 9 9")}</track>', 1, 100, "nothing is labelled"),
     (TRACKS, 1, 150, "was labelled on a picture of 200x150, but .*walk.mp4 has 200x100")])
 def test_an_import_that_would_be_wrong_writes_nothing(folder, tracks, times, side, says):
@@ -249,7 +263,7 @@ def test_an_import_that_would_be_wrong_writes_nothing(folder, tracks, times, sid
     xml.write_text(xml.read_text().replace("<height>100", f"<height>{side}"))
     with pytest.raises(ValueError, match=f"a.xml.*: {says}"):
         cvat.import_labels([xml] * times, folder / "train.csv")
-    assert not (folder / "train.csv").exists()
+    assert not list(folder.glob("train*"))
 
 
 def test_our_tracks_come_back_equal_from_cvat(tmp_path):

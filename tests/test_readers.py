@@ -162,6 +162,11 @@ def test_act_pickle_counts_frames_from_one_and_gives_height_first(tmp_path):
         for reason in ("the picture or empty", "frames 1 to 4")]
     train = data.read_ucf101_24(tmp_path, "train")
     assert rows(train) == [(videos[0], 0, "biking")] and train.files == [""]
+    write(tmp_path / "copy" / "UCF101v2-GT.pkl", gt)           # the same once more
+    assert data.read_ucf101_24(tmp_path, "train").videos == train.videos
+    write(tmp_path / "copy" / "UCF101v2-GT.pkl", gt | {"labels": []})
+    with pytest.raises(ValueError, match="and .*copy.UCF101v2-GT.pkl: which of them"):
+        data.read_ucf101_24(tmp_path, "train")
 
 
 def test_jhmdb_has_three_splits_and_names_with_any_character(tmp_path):
@@ -256,7 +261,7 @@ def test_ava_reads_rows_of_2_columns_and_says_what_it_drops(tmp_path):
         "0902,0.1,0.1,0.5,0.5,12,0", "0903",
         "0904,0.1,0.1,0.5,0.5,2,0",                            # crawl: not evaluated
         "0905,0.5,0.1,0.5,0.5,12,0", "0905,-0.01,0.1,0.5,1.02,12,1", "0906,0.1,0.1,0.5,0.5,81,0",
-        "2000,0.1,0.1,0.5,0.5,12,0", "0902,0.100,0.1,0.5,0.5,12,0"))
+        "2000,0.1,0.1,0.5,0.5,12,0", "0902,0.100,0.1,0.5,0.5,12,0", "902.5,0,0.1,0.5,0.5,12,0"))
     ava_folder(tmp_path, "train", "2.1", csv)
     ava_folder(tmp_path, "val", "2.1", csv, f"{key},0906", "0902\n0903\n0904\n0905\n0906\n")
     val, train = read_ava(tmp_path, "val"), read_ava(tmp_path, "train", version="2.1")
@@ -266,7 +271,8 @@ def test_ava_reads_rows_of_2_columns_and_says_what_it_drops(tmp_path):
     assert rows(train) == [(key, 902.0, "stand"), (key, 905.0, "stand")]
     assert sorted(val.faults) == [f"ava_val_v2.1.csv:{fault}, dropped" for fault in (
         "4: the box is outside the picture or empty", "6: the action id is not in the label map",
-        "7: not an annotated second (902-906)", "8: the row is there twice")]
+        "7: not an annotated second (902-906)", "8: the row is there twice",
+        "9: not an annotated second (902-906)")]
     everything = read_ava(tmp_path, "train", all_classes=True)
     assert everything.ids == list(range(1, 81)) and (key, 904.0, "crawl") in rows(everything)
 
@@ -383,6 +389,9 @@ def test_hcstvg_cuts_a_tube_into_equal_parts_in_the_order_of_its_sentences(tmp_p
     write(tmp_path / "b" / "trainv2.json", hcstvg_entries())
     write(tmp_path / "c" / "annos" / "hcstvg_v1" / "test.json", hcstvg_entries())
     assert len(data.read_hcstvg(tmp_path / "b")) == 6
+    write(tmp_path / "b" / "trainv2 (1).json", {})
+    with pytest.raises(ValueError, match="trainv2 .1..json and .*trainv2.json: which of them"):
+        data.read_hcstvg(tmp_path / "b")
     assert len(data.read_hcstvg(tmp_path / "c", "test")) == 6
     val = write(tmp_path / "ava_val_v2.2.csv", "_Gvp-cj3bmIY,0902,0.1,0.1,0.5,0.5,12,0\nxxxxxxxx\n")
     assert {row[0] for row in rows(exclude_videos(table, read_list(val)))} == {first}
@@ -514,6 +523,7 @@ def test_ucf_boxes_of_both_annotations_lie_on_the_person(tmp_path, video):
         assert len(table.keyframe_starts()) - 1 == 12
     assert rows(tables[0], "box", "person") == rows(tables[1], "box", "person")
     assert tables[1].faults == ["testlist01.txt: Biking/not_annotated is not in pyannot.pkl"]
+    assert data.read_ucf101_24(gurkirt, "train").faults == tables[1].faults     # it may be misspelt
 
 
 @pytest.mark.parametrize("video, start", [("videos/-aaaaaaaaaa.mkv", 0),
