@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = [["ovstad", "video", "table", "draw", "worlds"],
+FLOORS = [["weights"], ["ovstad", "video", "table", "draw", "worlds"],
           ["formats.files", "formats.rows", "formats.sentences"],
           ["metric", "formats", "baselines", "stream", "tracker", "results"],
           ["data", "diagnosis", "formats.cvat"], ["engine"], ["training"],

@@ -427,7 +427,7 @@ def test_without_network_the_hub_is_not_asked_again_and_again(monkeypatch):
         raise URLError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
-    monkeypatch.setattr("ovstad.urlopen", no_network)
+    monkeypatch.setattr("weights.urlopen", no_network)
     with pytest.raises(FileNotFoundError, match="nor to be had from the Hub .URLError.; download"):
         build_model("ViT-B/16", "ViT-B/16")
     assert asked == [True]
