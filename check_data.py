@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data import ClipDataset, add_dataset_flags, novel_classes, read_dataset, split_sentences
+from data import ClipDataset, add_dataset_flags, novel_classes, read_dataset, read_names
+from data import split_sentences
 from draw import contact_sheet
-from engine import HelpFormatter, cli, number
+from engine import HelpFormatter, check_folder, cli, number
 from formats.ava import second_in_file
 from formats.cvat import import_labels
-from formats.files import parallel, read_text
+from formats.files import check_split, parallel, read_text
 from formats.hcstvg import read_descriptions
 from metric import frame_map
 from table import Annotations, Detections
@@ -121,8 +122,13 @@ def main() -> int:
     group.add_argument("--every", type=number(0.01), default=0.5,
                        help="seconds between the keyframes written, at least")
     args = parser.parse_args()
-    if not args.labels and args.every != parser.get_default("every"):
-        raise ValueError("--every means nothing without --import; leave it out")
+    for name in ("dataset", "csv", "version") if args.labels else ("every",):
+        if getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name} means nothing {'with' if args.labels else 'without'} "
+                             "--import; leave it out")
+    check_folder(args.out)
+    if args.novel:
+        read_names(args.novel)
     out, left_out = Path(args.out), []
     report, sheet, split_into = (out / f"{args.split}_{name}" for name in (
         "faults.txt", "contact_sheet.png", "sentences.tsv"))
@@ -131,6 +137,7 @@ def main() -> int:
             raise ValueError(f"{file}: is there, and no run of ours wrote it; move it, or choose "
                              "another --out")
     if args.labels:
+        check_split(args.split, ("train", "test"))
         args.dataset, args.csv = "csv", out / ("train.csv" if args.split == "train" else "test.csv")
         left_out = import_labels(args.labels, args.csv, args.data, args.every)
         args.data = None                                       # the CSV's paths begin at its folder

@@ -307,8 +307,7 @@ def read_dataset(dataset: str, data=None, split: str = "train", csv=None, vidor=
     if version not in {"hcstvg": (None, "1", "2"), "ava": (version,)}.get(dataset, (None,)):
         raise ValueError(f"--version {version}: HC-STVG has 1 and 2, AVA 2.1 and 2.2, others none")
     if dataset == "csv":
-        if not csv:
-            check_split(split, ("train", "test"))
+        check_split(split, ("train", "val", "test", "all") if csv else ("train", "test"))
         path = Path(csv or f"{folder}/{split}.csv")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not there; --data names the folder with train.csv "

@@ -578,6 +578,7 @@ def main(argv: list[str] | None = None) -> int:
     if not any("://" in video or os.path.exists(camera_path(video)) for video in names):
         raise FileNotFoundError(f"{next(iter(names))}: no such video file, folder of frames or "
                                 "camera")
+    engine.check_folder(args.out)
     process = engine.start_process(args.device)
     words = Words(args.words, args.ckpt, settings, process.device)
     for note in words.notes if process.is_main else []:

@@ -99,6 +99,14 @@ def number(low: float, high: float = math.inf, kind: type = float):
 positive = number(1, kind=int)
 
 
+def check_folder(out) -> None:
+    """ValueError unless --out is a folder to which files can be written, or can become one."""
+    there = next(path for path in (Path(out).absolute(), *Path(out).absolute().parents)
+                 if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--out {out}: {there} is no folder to which can be written")
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """--help shows the file's docstring as it is written, and every default that is a value."""
 
@@ -225,8 +233,12 @@ def check_same_run(path: Path, before: dict, now: dict) -> None:
 
 
 def fingerprint(table: Annotations) -> str:
-    """A digest of all rows, videos, texts and of the sizes of the video files, which may move."""
-    sizes = [os.path.getsize(file) for file in table.files if os.path.isfile(file)]
+    """A digest of all rows, videos, texts and of the sizes of the video files, which may move.
+
+    Of a folder of frames the size is how many there are.
+    """
+    sizes = [len(os.listdir(file)) if os.path.isdir(file) else os.path.getsize(file)
+             for file in table.files if os.path.exists(file)]
     names = json.dumps([table.videos, table.texts, table.unit.tolist(), sizes])
     digest = hashlib.sha256(names.encode())
     for column in (table.video, table.keyframe, table.box, table.text):

@@ -23,10 +23,10 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from PIL import Image
 
 import draw
-from video import numbered_frames, open_container, packets, same_shape, scaled_size, upright_rgb
+from video import (numbered_frames, open_container, packets, read_picture, same_shape, scaled_size,
+                   upright_rgb)
 
 # a new scene: mean change of grey (of 255) from frame to frame, and how often the usual one
 CUT = 15, 3
@@ -88,12 +88,7 @@ class Source:
 
     def read_folder(self) -> Iterator[tuple[float, av.VideoFrame]]:
         for i, path in enumerate(numbered_frames(self.name)):
-            try:
-                with Image.open(path) as image:
-                    yield float(i / self.rate), av.VideoFrame.from_image(image.convert("RGB"))
-            # SyntaxError: a damaged PNG
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-                raise ValueError(f"{path}: not a picture that can be read ({error})") from None
+            yield float(i / self.rate), av.VideoFrame.from_ndarray(read_picture(path))
 
     def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(seconds after the first frame, frame) in display order; time always grows.

@@ -60,6 +60,9 @@ def add_alignment_flags(parser: argparse.ArgumentParser) -> None:
 def read_alignment(args: argparse.Namespace) -> Annotations:
     """Stage 1's table: the sets that the flags name, as one, its rows shared like any set's."""
     hcstvg, vidstg = args.hcstvg, args.vidstg
+    if args.data and not args.csv:
+        raise ValueError(f"--data {args.data}: goes with --csv; the official sets' folders are "
+                         "--hcstvg, --vidstg and --vidor")
     if not (hcstvg or vidstg or args.csv):
         hcstvg, vidstg = "data/hcstvg", "data/vidstg"
     if args.strict and not args.novel:

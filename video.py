@@ -17,7 +17,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
-from PIL import Image
+from PIL import Image, ImageOps
 
 # decoders that can leave out frames to which no other refers, and give all others unchanged; not AV1's
 CAN_SKIP = ("h264", "hevc", "mpeg4")
@@ -293,11 +293,27 @@ def numbered_frames(folder: str) -> list[str]:
                          "name them 00001.jpg and so on")
     numbered.sort()
     steps = np.diff([number for number, _ in numbered])
-    if (wrong := (steps == 0) | (steps > 1) & (1 in steps)).any():
+    usual = max(min(steps, default=1), 1)                    # some are cut at every sixth frame
+    if (wrong := (steps == 0) | (steps > usual) & (steps % usual == 0)).any():
         row = int(wrong.argmax())                            # all later ones would be other frames
         raise ValueError(f"{numbered[row + 1][1]}: comes after frame {numbered[row][0]}; find the "
                          "missing frames, or number all from 1 on, each once")
     return [path for _, path in numbered]
+
+
+def read_picture(path: str, short_side: int | None = None, multiple: int = 1) -> np.ndarray:
+    """(H, W, 3) uint8: a JPEG or PNG file scaled, and turned as its EXIF says."""
+    try:
+        with Image.open(path) as image:
+            size = scaled_size(*image.size, short_side, multiple)
+            image.draft("RGB", size)                 # JPEG: decode at the nearest larger eighth
+            picture = image
+            if image.mode.startswith("I"):           # 16 bits of grey, which convert() cuts off
+                picture = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            picture = picture.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+            return np.asarray(ImageOps.exif_transpose(picture))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:   # SyntaxError: a PNG's
+        raise ValueError(f"{path}: not a picture that can be read ({error})") from None
 
 
 class FolderReader:
@@ -335,13 +351,7 @@ class FolderReader:
 
     def _read(self, index: int) -> np.ndarray:
         self.decoded, self.converted = self.decoded + 1, self.converted + 1
-        try:
-            with Image.open(self.files[index]) as image:
-                size = scaled_size(*image.size, self.short_side, self.multiple)
-                image.draft("RGB", size)                     # JPEG: decode at the nearest larger eighth
-                return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:   # SyntaxError: a PNG's
-            raise ValueError(f"{self.files[index]}: not a picture that can be read ({error})") from None
+        return read_picture(self.files[index], self.short_side, self.multiple)
 
 
 # ---------------------------------------------------------------- either

@@ -104,9 +104,20 @@ def test_a_file_that_check_data_did_not_write_is_left_alone(tmp_path, check, nam
         check("--dataset", "hcstvg", "--data", tmp_path / "hc")
 
 
-def test_a_flag_of_imports_is_refused_without_one(check):
-    with pytest.raises(ValueError, match="--every means nothing without --import"):
-        check("--every", "2")
+@pytest.mark.parametrize("flags, says", [
+    ("--every 2", "--every means nothing without --import"),
+    *((f"--import a.xml {flags}", says) for flags, says in (
+        ("--dataset ava", "--dataset means nothing with --import"),
+        ("--csv a.csv", "--csv means nothing with --import"),
+        ("--version 2", "--version means nothing with --import"),
+        ("--split val", "split 'val' is not one of train, test"),
+        ("--novel nosuch.txt", "nosuch.txt"))),
+    ("--dataset csv --csv a.csv --split a/b", "split 'a/b' is not one of train, val, test, all"),
+    (f"--dataset csv --out {__file__}/a", "--out .*a: .*test_check_data.py is no folder")])
+def test_flags_that_would_be_ignored_or_fail_late_are_refused_first(monkeypatch, flags, says):
+    monkeypatch.setattr(sys, "argv", ["check_data.py", *flags.split()])
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        check_data.main()
 
 
 def test_missing_folder_or_flag_is_one_line(tmp_path):

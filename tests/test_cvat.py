@@ -139,11 +139,11 @@ def test_tracks_of_a_project_go_to_their_tasks(tmp_path):
     ("<annotations></annotations>", "no <meta>"),
     (f'<annotations>{META.format(size=3)}<image id="0"/></annotations>', "for video 1.1"),
     (f"<annotations>{META.format(size='many')}</annotations>", "<size> of task 7 is 'many'"),
-    *((f"<annotations>{META.format(size=f'9</size>{more}<size>')}</annotations>", f"a.xml: {says}")
+    *((f"<annotations>{META.format(size=f'9</size>{more}<size>')}</annotations>", says)
       for more, says in (
           (f"<stop_frame>{'9' * 25}</stop_frame>", "<stop_frame> of task 7 is .* seven digits"),
-          ("<start_frame>5</start_frame><stop_frame>2</stop_frame>", "task 7 has no frames: 5 to 2"),
-          ("<frame_filter>step=0</frame_filter>", "task 7 has no frames: .* in steps of 0"))),
+          ("<start_frame>5</start_frame><stop_frame>2</stop_frame>", "a.xml: .* no frames: 5 to 2"),
+          ("<frame_filter>step=0</frame_filter>", "has no frames: .* in steps of 0"))),
     (f"<annotations>{META.format(size=3)}{jumper(4, box(2, 'left 1 2 2'))}</annotations>",
      "track 4, frame 2: could not convert string to float: 'left'"),
     (f"<annotations>{META.format(size=3)}{jumper(4, box(2, '1 nan 2 2'))}</annotations>",

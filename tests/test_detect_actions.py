@@ -332,6 +332,8 @@ def test_a_broken_video_is_named_the_others_go_on_and_the_status_is_1(
     assert len(rows_of(out / "good.csv")) == 2 and rows_of(out / "short.csv")
     with pytest.raises(ValueError, match="bad.mp4: not a video"):        # alone: one line, status 2
         run(tmp_path / "bad.mp4")
+    with pytest.raises(ValueError, match="--out .*bad.mp4: .* is no folder to which"):
+        run(good, "--out", tmp_path / "bad.mp4")
 
 
 def test_what_is_complete_is_skipped_until_the_video_the_words_or_the_weights_change(

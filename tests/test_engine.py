@@ -186,13 +186,14 @@ def test_a_warm_up_that_fills_the_run_is_refused(tmp_path, warmup, iterations):
         training.resume(args, *linear(args))
 
 
-def test_a_table_is_known_by_its_rows_and_words_not_by_where_its_files_lie():
+def test_a_table_is_known_by_its_rows_and_words_not_by_where_its_files_lie(tmp_path):
     table = Numbers(9).table
     same = replace(table, files=["elsewhere/v.mp4"])
     moved = replace(table, box=table.box * 0.5)
-    others = [moved, Numbers(8).table, Numbers(9, "walk").table, replace(table, videos=["w"])]
+    others = [moved, Numbers(8).table, Numbers(9, "walk").table, replace(table, videos=["w"]),
+              replace(table, files=[str(tmp_path)])]         # a folder of no frames
     assert engine.fingerprint(table) == engine.fingerprint(same)
-    assert len({engine.fingerprint(one) for one in [table, *others]}) == 5
+    assert len({engine.fingerprint(one) for one in [table, *others]}) == 6
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

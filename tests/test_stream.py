@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import stream
 from stream import Film, Keyframe, Source, in_thread, read_keyframes
-from video import VideoReader
+from video import VideoReader, read_clip
 
 
 # ---------------------------------------------------------------- videos, also for other tests
@@ -81,6 +82,13 @@ def serve(content: bytes, length: int) -> str:
 
 
 # ---------------------------------------------------------------- keyframes and clips
+
+def test_a_folder_gives_the_frames_that_its_clips_have(tmp_path):
+    Image.fromarray(np.full((48, 32), 40_000, np.uint16)).save(tmp_path / "1.png")
+    (_, frame), = Source(tmp_path)
+    assert (frame.to_ndarray(format="rgb24") == read_clip(str(tmp_path), 0, 1)[0]).all()
+
+
 
 def clips_of(path: Path, times, T=4, stride=2) -> list[tuple[float, np.ndarray]]:
     source = Source(path)

@@ -83,6 +83,11 @@ def test_alignment_table_is_built_from_any_mix(tmp_path):
     assert samples_of(alignment(*sets, "--fraction", 0.4)) == 2
 
 
+def test_where_videos_lie_is_refused_without_their_csv(tmp_path):
+    with pytest.raises(ValueError, match="--data .*: goes with --csv; the official sets' folders"):
+        alignment("--data", tmp_path)
+
+
 def test_two_alignment_files_of_a_folder_do_not_share_a_cache(tmp_path):
     write(tmp_path / "v.mp4")
     for name in ("a", "b"):

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 SAMPLES = ROOT.parent / "shared" / "samples" / "video"
 
 
-from video import open_video, packets, read_clip, scaled_size  # noqa: E402
+from video import numbered_frames, open_video, packets, read_clip, scaled_size  # noqa: E402
 
 
 # ---------------------------------------------------------------- videos of numbers
@@ -280,6 +280,7 @@ def test_frames_in_numeric_not_alphabetic_order(tmp_path):
 
 @pytest.mark.parametrize("names, says", [
     (("1", "2", "4", "5"), "4.png: comes after frame 2"),
+    (("0", "5", "10", "20", "25"), "20.png: comes after frame 10"),
     (("1", "2", "2_mask", "3"), "comes after frame 2"),
     (("1", "2", "3", "4_wide"), "its pictures differ in size")])
 def test_folders_whose_frames_would_be_taken_for_others_are_refused(tmp_path, names, says):
@@ -294,6 +295,20 @@ def test_frames_cut_at_every_sixth_number_are_a_video(tmp_path):
     for number in (6, 12, 18):
         Image.fromarray(numbered_frame(number)).save(tmp_path / f"{number}.png")
     assert [number_of(picture) for picture in read_clip(str(tmp_path), 1, 3)] == [6, 12, 18]
+
+
+def test_pictures_in_16_bits_and_turned_ones_are_read_as_they_look(tmp_path):
+    Image.fromarray(np.full((48, 32), 40_000, np.uint16)).save(tmp_path / "1.png")
+    assert (read_clip(str(tmp_path), 0, 1) == 40_000 // 256).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6                                         # a quarter turn clockwise is due
+    Image.fromarray(np.rot90(numbered_frame(77))).save(tmp_path / "1.jpg", exif=exif, quality=95)
+    (tmp_path / "1.png").unlink()
+    numbered_frames.cache_clear()
+    for short_side in (None, 32):
+        picture = read_clip(str(tmp_path), 0, 1, short_side=short_side)[0]
+        assert picture.shape[:2] == (short_side or 64, (short_side or 64) * 3 // 2)
+        assert number_of(picture) == 77
 
 
 def test_clips_asked_for_in_order_decode_and_scale_each_frame_once(tmp_path):
