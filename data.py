@@ -340,13 +340,18 @@ def present(table: Annotations) -> Annotations:
     if missing and os.environ.get("RANK", "0") == "0":       # once, of all processes
         print(f"{len(missing):,} of {len(table.videos):,} videos are not on disk and left out, "
               f"such as {missing[0]}; python check_data.py lists them", file=sys.stderr)
-    if table.faults and os.environ.get("RANK", "0") == "0":
-        print(f"{len(table.faults):,} faults in the annotation, such as {table.faults[0]}; "
-              "python check_data.py lists them", file=sys.stderr)
+    say_faults(table)
     table = table.on_disk()
     if not table.box.any():
         raise ValueError("there is nobody to train on: no keyframe that is left has a box")
     return table
+
+
+def say_faults(table: Annotations) -> None:
+    """A note on stderr of what the official files got wrong, which a reader dropped or mended."""
+    if table.faults and os.environ.get("RANK", "0") == "0":
+        print(f"{len(table.faults):,} faults in the annotation, such as {table.faults[0]}; "
+              "python check_data.py lists them", file=sys.stderr)
 
 
 def read_names(path) -> list[str]:

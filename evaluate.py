@@ -48,7 +48,7 @@ from formats.files import read_label_map, replacing
 from formats.predictions import (LAYOUT, read_excluded, read_ground_truth, read_novel,
                                  read_predictions, write_predictions)
 from formats.proposals import read_proposals
-from formats.ucf_jhmdb import JHMDB_21, read_act_pickle
+from formats.ucf_jhmdb import JHMDB_21, class_of, read_act_pickle
 from metric import (check_detections, check_protocol, check_tubes, frame_map, mean_of, people_of,
                     summarise, video_map)
 from table import Annotations, Detections, keyframe_key, make_annotations, merge
@@ -113,9 +113,13 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
         sets = [(folder or "data/ava", TestSet("AVA", ava, novel=novel))]
     else:
         truth = data.read_dataset("csv", folder, "test", csv=args.csv)
-        base = record.get("base") or truth.texts
-        novel = (data.novel_classes("csv", truth.texts, args.novel, folder)
-                 or [name for name in truth.texts if name not in base])
+        novel = data.novel_classes("csv", truth.texts, args.novel, folder)
+        if record.get("base") and not args.novel:            # what it was trained on is base
+            listed = set(novel) & set(truth.texts)
+            novel = [name for name in truth.texts if name not in record["base"]]
+            if listed and listed != set(novel) and engine.is_main():
+                print(f"novel.txt names {sorted(listed)}, but {ckpt} was trained without "
+                      f"{novel}: these are novel here; --novel decides otherwise", file=sys.stderr)
         beside = folder or (Path(args.csv).parent if args.csv else "data/csv")
         sets = [(beside, TestSet("csv", truth, novel=novel))]
 
@@ -168,6 +172,12 @@ def read_people(one: TestSet, min_score: float) -> Detections:
             raise ValueError(f"{lack}; find the people in all, or choose fewer splits (--split)")
         if engine.is_main():
             print(f"{lack}; whoever is in them is missed", file=sys.stderr)
+    rows = people_of(one.truth)
+    keys = np.unique(keyframe_key(one.truth.video[rows], one.truth.keyframe[rows]))
+    lack = ~np.isin(keys, keyframe_key(everything.video, everything.keyframe))
+    if 10 * lack.sum() > len(keys) and engine.is_main():     # our judgement: not the detector alone
+        print(f"{one.name}: {lack.sum()} of {len(keys)} keyframes with people have no row in "
+              f"{one.boxes_from}; whoever is on them is missed", file=sys.stderr)
     return proposals
 
 
@@ -187,7 +197,10 @@ def boxes_beside(folder: str, benchmark: str) -> str:
 # ---------------------------------------------------------------- results
 
 def check_scorable(truth: Annotations, protocols: list[str], args: argparse.Namespace) -> None:
-    """ValueError, before anything is encoded or printed, if the truth cannot be scored so."""
+    """ValueError, before anything is encoded or printed, if the truth cannot be scored so.
+
+    Says what its reader found wrong.
+    """
     if not (truth.text >= 0).any():
         raise ValueError(f"nothing to score: none of the {len(truth)} rows of the annotations of "
                          f"{', '.join(truth.videos[:2])}, ... labels a person")
@@ -195,6 +208,7 @@ def check_scorable(truth: Annotations, protocols: list[str], args: argparse.Name
         check_protocol(truth, protocol)
     if args.video_map:
         check_tubes(truth)
+    data.say_faults(truth)
 
 
 def score_set(one: TestSet, truth: Annotations, found: Detections, protocol: str,
@@ -226,6 +240,8 @@ def score_splits(one: TestSet, found: Detections, protocol: str, args: argparse.
                        "min_score": one.min_score, "proposals": len(own) // len(truth.texts)}
             title += (f", beta {result['beta']:g}: boxes of {one.boxes_from}; "
                       f"predictions in {result['predictions_file']}")
+        else:
+            title += f"; label map: {result['label_map'] or 'none, ids as in the ground truth'}"
         print(f"\n{title}")
         print_table(result)
         mean = result["mean_ap"]["all"]
@@ -357,7 +373,7 @@ def score_checkpoint(path: str, args: argparse.Namespace, process: engine.Proces
                                     "python check_data.py")
 
     # Table 2 chose beta 0.3 for UCF-JHMDB; not in the paper: the same for OV-AVA
-    betas = list(dict.fromkeys(args.beta or [record.get("beta", ovstad.BETA)]))
+    betas = args.beta or [record.get("beta", ovstad.BETA)]
     out = Path(args.out or (Path(path).parent / "eval" if os.path.exists(path) else "runs/eval"))
     if len(args.ckpt) > 1:                                   # all are called last.pt
         out = out / str(args.ckpt.index(path))
@@ -465,16 +481,18 @@ def rehearse(model: torch.nn.Module, f_text: torch.Tensor, sets: list[TestSet], 
 
 def score_files(args: argparse.Namespace) -> list[dict]:
     """One result for each predictions file, protocol and split, each printed."""
-    pickled = Path(args.ground_truth).suffix in (".pkl", ".pickle")
+    pickled = Path(args.ground_truth).suffix.lower() in (".pkl", ".pickle")
     protocols = args.protocol or ["act" if pickled else "ava"]
     results = []
     for path in args.predictions:
-        beside = Path(path).with_suffix(".pbtxt")
-        map_path = args.label_map or (str(beside) if beside.exists() else None)
+        beside = [Path(path.removesuffix(".gz")).with_suffix(end) for end in (".pbtxt", ".PBTXT")]
+        map_path = args.label_map or next((str(one) for one in beside if one.exists()), None)
         labels = read_label_map(map_path) if map_path else None
         if pickled:
             truth, splits = read_splits(lambda split: read_act_pickle(args.ground_truth, split),
                                         args.split)
+            labels = labels and {i: truth.texts[class_of(name, truth.texts, map_path)]
+                                 for i, name in labels.items()}
         else:
             truth, splits = read_ground_truth(args.ground_truth, labels), {}
         if args.split and not splits:
@@ -482,6 +500,11 @@ def score_files(args: argparse.Namespace) -> list[dict]:
                              "they are those of JHMDB-GT.pkl")
         check_scorable(truth, protocols, args)
         found, left_out = read_predictions(path, truth, labels)
+        people, rows = truth.select(truth.text >= 0), np.lexsort((found.keyframe, found.video))
+        if np.array_equal(found.box[rows], people.box) and people.person is not None and (
+                found.score[rows] == people.person).all():
+            raise ValueError(f"{path}: is the ground truth, whose last column is a person, not a "
+                             "score")
         one = TestSet(path, truth, splits, args.novel and read_novel(args.novel, truth),
                       args.exclude and read_excluded(args.exclude, truth), left_out)
         check_names(path, truth, found)
@@ -489,8 +512,10 @@ def score_files(args: argparse.Namespace) -> list[dict]:
             known = np.isin(found.video, truth.video)
             left_out["on videos that the ground truth lacks"] = int((~known).sum())
             found = found.select(known)
-        if args.exclude and not np.isin(one.excluded[0], truth.video).any():
-            print(f"{args.exclude}: none of its videos is in the ground truth", file=sys.stderr)
+        named = np.append(*(keyframe_key(rows.video, rows.keyframe) for rows in (truth, found)))
+        if args.exclude and not np.isin(keyframe_key(*one.excluded), named).any():
+            print(f"{args.exclude}: none of its keyframes is in the ground truth or the "
+                  "predictions: other names, or another clock?", file=sys.stderr)
         about = {"predictions_file": path, "ground_truth_file": args.ground_truth,
                  "label_map": map_path}
         for protocol in protocols:
@@ -572,7 +597,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             raise ValueError(f"--{name.replace('_', '-')} means nothing "
                              f"{'with' if args.ckpt else 'without'} --ckpt; leave it out")
     for name, suffix in (("json", ".json"), ("plot", ".png")):     # nothing else is overwritten
-        if (path := getattr(args, name)) and not path.endswith(suffix):
+        if (path := getattr(args, name)) is not None and not path.endswith(suffix):
             raise ValueError(f"--{name} {path}: expected a name that ends in {suffix}")
     if not 0 < args.iou <= 1:
         raise ValueError(f"--iou {args.iou:g} is not in (0, 1]")
@@ -581,6 +606,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for beta in args.beta or []:
         if not 0 <= beta <= 1:
             raise ValueError(f"--beta {beta:g} is not in [0, 1]: 1 is region only, 0 global only")
+    betas = [f"{beta:.15g}" for beta in args.beta or []]     # as names of files have them
+    paths = [os.path.realpath(path) for path in args.predictions or []]
+    for name, values in (("beta", betas), ("ckpt", args.ckpt or []), ("predictions", paths)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"--{name} {' '.join(values)}: one is there twice")
+    if args.video_map and (args.exclude or args.max_per_keyframe):
+        raise ValueError("--video-map knows no --exclude and no --max-per-keyframe: tubes are "
+                         "linked from all detections; leave it or these out")
+    for path in filter(None, (args.json, args.plot)):        # before hours, not after
+        part = Path(f"{path}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        part.unlink(missing_ok=True)
     return args
 
 

@@ -123,9 +123,13 @@ def ava_table(path, excluded, included=None, *, names: dict[int, str], others: b
     video, second, person = rows.video, rows.keyframe.astype(int), rows.person
     action = np.array(rows.action_ids())[rows.text]
     key = keyframe_key(video, second)
-    out = keyframe_key(find(out.videos, rows.videos)[out.video], out.keyframe.astype(int))
+    out_video = find(out.videos, rows.videos)[out.video]
+    strange = (out_video < 0) | ~np.isin(out.keyframe, seconds)
+    out = keyframe_key(out_video, out.keyframe.astype(int))
     box, good = clip_boxes(rows.box)
     known, kept, faults = np.array(sorted(names)), ~rows.nobody, []
+    if len(out) and strange.all():
+        faults.append(f"{excluded.name}: names no annotated second of {path.name}")
     official = np.isin(action, np.arange(1, 81) if others else known)
     columns = [key, box, action] + [person] * (person is not None)
     for bad, reason in ((~good, "the box is outside the picture or empty, dropped"),

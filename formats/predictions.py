@@ -46,7 +46,7 @@ def read_ground_truth(path, labels: dict[int, str] | None = None) -> Annotations
     """Ground truth from a CSV in the AVA layout.
 
     labels: the label map; rows of ids outside it stay in the table as unlabelled people. Without it
-    the classes are those of the file. Column 7 may hold class names, as in an annotations CSV.
+    the classes are the ids of the file. Column 7 may hold class names of the map instead.
     Boxes of a CSV stay float64, as the official tools read them.
     """
     rows = read_rows(path, LAYOUT["ground truth"])
@@ -56,7 +56,9 @@ def read_ground_truth(path, labels: dict[int, str] | None = None) -> Annotations
         labels = labels or {i: f"action {i}" for i in sorted(set(ids) - {0})}
         text = find(ids, list(labels))
     else:
-        labels = labels or dict(enumerate(sorted(set(rows.texts) - {""}), 1))
+        if not labels:
+            raise ValueError(f"{path}: its classes are names, such as {rows.texts[0]!r}; which ids "
+                             "are they in the predictions? give --label-map")
         text = find(rows.texts, list(labels.values()))
         rows.complain(~rows.nobody & (text < 0)[rows.text], lambda row: f"class "
                       f"{rows.texts[rows.text[row]]!r} is not one of the {len(labels)} of the map")

@@ -65,7 +65,7 @@ def proposal_rows(path, annotations: Annotations | None = None):
     Keyframes are as the file counts them, boxes are cut to [0, 1]. ACT's detections number the
     videos of the `annotations`.
     """
-    if Path(path).suffix in (".pkl", ".pickle"):
+    if Path(path).suffix.lower() in (".pkl", ".pickle"):
         rows = pickled_proposals(path, annotations)
     else:
         rows = read_rows(path, "video,keyframe,x1,y1,x2,y2,,score")

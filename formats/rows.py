@@ -93,6 +93,8 @@ def read_rows(path, layout: str, frames: bool = False, may_be_empty: bool = Fals
     videos, texts = defaultdict(count().__next__), defaultdict(count().__next__)
     parts = [(np.zeros(0, np.int64), np.zeros((2, 0), np.int32), np.zeros((6, 0)))]
     for line, rows in csv_rows(path):
+        if rows[0][0].startswith("sep="):
+            raise ValueError(f"{path}:{line[0]}: {rows[0][0]!r} is a line for Excel; delete it")
         if len(parts) == 1 and is_header(rows[0], names, widths):
             line, rows = line[1:], rows[1:]
         if not set(map(len, rows)) <= widths:

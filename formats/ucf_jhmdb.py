@@ -76,7 +76,7 @@ def act_table(path, classes: list[str], split: str, division: int) -> Annotation
              for part in ("train_videos", "test_videos")}
     lists = parts[f"{split}_videos"]
     if not 0 <= division <= len(lists):
-        raise ValueError(f"{path}: split {division} of {len(lists)}")
+        raise ValueError(f"{path}: there is no split {division} of {len(lists)}; give --split 1")
     if division and (both := set.intersection(*(set(of[division - 1]) for of in parts.values()))):
         raise ValueError(f"{path}: {min(both)} is among both train_videos and test_videos")
     videos = lists[division - 1] if division else list(dict.fromkeys(sum(lists, [])))

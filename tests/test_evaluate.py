@@ -1,5 +1,6 @@
 """The command line of evaluate.py on saved files."""
 
+import gzip
 import json
 import pickle
 import sys
@@ -96,7 +97,9 @@ def test_what_looks_like_a_mistake_is_a_note_on_stderr(run, files):
     assert "(yours: home/me/v_1.mp4; the truth's: v_1, v_2)" in err
     assert "p.csv: 1 of 2 videos with people have no detection, such as v_2" in err
     assert "p.csv: 2 of 2 scores are 0.5: between these the order of the rows decides" in err
-    assert "e.csv: none of its videos is in the ground truth" in err
+    (files / "e.csv").write_text("v_1,2\n")
+    for err in (err, run(FILES, "--exclude e.csv")[2]):
+        assert "e.csv: none of its keyframes is in the ground truth or the predictions" in err
 
 
 def act_pickle(path, tests, frames=20, annotated=20, labels=JHMDB_21):
@@ -139,8 +142,22 @@ def test_the_three_splits_of_jhmdb_are_the_default_and_give_each_and_the_mean(ru
 
     act_pickle(files / "JHMDB-GT.pkl", [[one]])              # a file of one split
     status, _, err = run(pickled)
-    assert status == 2 and "JHMDB-GT.pkl" in err, err
+    assert status == 2 and "JHMDB-GT.pkl: there is no split 2 of 1; give --split 1" in err, err
     assert run(pickled, "--split 1")[0] == 0
+
+
+def test_a_map_in_official_spelling_and_large_suffixes_are_taken_and_faults_are_said(run, files):
+    act_pickle(files / "GT.PKL", [["wave/a"]], frames=10)
+    with gzip.open(files / "P.csv.gz", "wt") as file:
+        file.write("wave/a,1,0.03125,0.083333,0.34375,0.916667,9,1\n")
+    (files / "P.PBTXT").write_text("9: Wave\n4: climb_stairs\n")
+    flags = "--predictions P.csv.gz --ground-truth GT.PKL --split 1"
+    status, out, err = run(flags)
+    assert status == 0 and "label map: P.PBTXT" in out and "mAP  all 10.00" in out
+    assert "GT.PKL: wave/a: 10 boxes of tube 0 outside frames 1 to 10, dropped" in err
+    (files / "P.PBTXT").write_text("9: waving\n")
+    status, _, err = run(flags)
+    assert status == 2 and "P.PBTXT: unknown class 'waving'; expected" in err
 
 
 def test_frames_without_people_count_as_false_or_are_left_out(run, files):
@@ -173,6 +190,7 @@ def test_a_real_pickle_scores_its_own_boxes_exactly_one(run, files):
 
 ELSEWHERE = {"none.csv": "v_2,0902,0.0,0.0,0.4,0.8,12,0.5\n",
              "late.csv": "v_1,0902.5,0.0,0.0,0.4,0.8,12,0.5\n", "empty.csv": "",
+             "names.csv": "v_1,0902,0.0,0.0,0.4,0.8,stand,3\n", "excel.csv": "sep=,\n" + GOOD,
              "nan.csv": "v_1,0902,0.0,0.0,0.4,0.8,12,nan\n", "stnd.txt": "stnd\n",
              "empty.txt": "\n", "empty.pbtxt": "", "other.pbtxt": 'item { name: "a" id: 99 }'}
 
@@ -181,6 +199,13 @@ ELSEWHERE = {"none.csv": "v_2,0902,0.0,0.0,0.4,0.8,12,0.5\n",
     ("--predictions nan.csv", "nan.csv:1: score is absent or not a finite number"),
     ("--predictions empty.csv", "empty.csv: no rows"),
     ("--predictions nosuch.csv", "nosuch.csv"),
+    ("--predictions excel.csv", "excel.csv:1: 'sep=' is a line for Excel"),
+    ("--predictions g.csv", "g.csv: is the ground truth, whose last column is a person"),
+    ("--predictions p.csv ./p.csv", "p.csv: one is there twice"),
+    ("--ground-truth names.csv --label-map=", "which ids are they in the predictions? give"),
+    ("--video-map --exclude p.csv", "--video-map knows no --exclude"),
+    ("--video-map --max-per-keyframe 5", "--video-map knows no --exclude"),
+    ("--json=", "--json : expected a name that ends in .json"), ("--json g.csv/r.json", "g.csv"),
     ("--json p.csv", "--json p.csv: expected a name that ends in .json"),
     ("--plot g.csv", "--plot g.csv: expected a name that ends in .png"),
     ("--predictions none.csv", "none.csv: none of its 1 detections is on a keyframe of the ground "

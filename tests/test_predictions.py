@@ -141,8 +141,6 @@ NEW = "v_1,904,0,0,0.4,0.8,12,9\nv_1,902,0,0,0.4,0.8,12,1\n"
     ("v_1,902,0,0,0.4,0.8,12\nv_1,903,0.6,0,1,0.8,38\n", FOUND, AVA_NAMES, [1, 1], {}),
     (HEADER + "text,person\nv_1,902,0,0,0.4,0.8,stand,\n"
      'v_1,903,0.6,0,1,0.8,"open (e.g., a window, a car door)",\n', FOUND, AVA_NAMES, [1, 1], {}),
-    # names without a label map are numbered in alphabetical order
-    ("v,1,0,0,0.4,0.8,walk\nv,1,0,0,0.4,0.8,sit\n", "v,1,0,0,0.4,0.8,1,1\n", None, [1, 0], {}),
     # rows of classes outside the label map are dropped, before the limit
     (TRUTH + "v_1,902,0,0,0.4,0.8,2,3\n", "v_1,902,0,0,0.4,0.8,2,9\n" + FOUND, AVA_NAMES, [1, 1],
      {"max_per_keyframe": 1}),

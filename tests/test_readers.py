@@ -275,6 +275,9 @@ def test_ava_reads_rows_of_2_columns_and_says_what_it_drops(tmp_path):
         "9: not an annotated second (902-906)")]
     everything = read_ava(tmp_path, "train", all_classes=True)
     assert everything.ids == list(range(1, 81)) and (key, 904.0, "crawl") in rows(everything)
+    ava_folder(tmp_path, "val", "2.1", csv, f"{key},0006\nother,0902\n")
+    assert ("ava_val_excluded_timestamps_v2.1.csv: names no annotated second of ava_val_v2.1.csv"
+            in read_ava(tmp_path, "val").faults)
 
 
 def test_ava_finds_movies_cuts_and_frames(tmp_path):

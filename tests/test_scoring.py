@@ -142,7 +142,7 @@ def test_several_betas_take_one_pass_of_the_encoder_and_equal_single_runs(
 
 
 def test_base_and_novel_are_divided_as_the_checkpoint_says_and_the_file_scores_the_same(
-        world, checkpoint, tmp_path, monkeypatch):
+        world, checkpoint, tmp_path, monkeypatch, capsys):
     result = score(checkpoint, tmp_path)[0]
     split = {entry["name"]: entry["split"] for entry in result["classes"]}
     assert split == {name: "base" for name in BASE} | {name: "novel" for name in NOVEL}
@@ -154,6 +154,11 @@ def test_base_and_novel_are_divided_as_the_checkpoint_says_and_the_file_scores_t
              world / "test.csv", "--novel", world / "novel.txt", "--json", tmp_path / "r.json")
     again = json.loads((tmp_path / "r.json").read_text())
     assert again["mean_ap"] == pytest.approx(result["mean_ap"])
+    # novel.txt may have changed since the training
+    other = changed(checkpoint, tmp_path / "last.pt", base=sorted({*BASE, "jumping"} - {"waving"}))
+    split = {entry["name"]: entry["split"] for entry in score(other, tmp_path)[0]["classes"]}
+    assert split["waving"] == "novel" and split["jumping"] == "base"
+    assert "novel.txt names ['jumping', 'lying down', 'sitting'], but" in capsys.readouterr().err
 
 
 def test_people_whom_the_detector_missed_lower_the_mean(world, checkpoint, tmp_path):
@@ -181,7 +186,9 @@ def test_videos_that_the_proposals_lack_are_counted_and_named(world, checkpoint,
             some.video, some.keyframe, some.box, np.full(count, 0.5, np.float32)))
         if count == 3:
             score(checkpoint, tmp_path / "out", *flags)
-            assert "csv: 1 of 4 videos have no row in" in capsys.readouterr().err
+            err = capsys.readouterr().err
+            assert "csv: 1 of 4 videos have no row in" in err
+            assert "csv: 1 of 4 keyframes with people have no row in" in err
     with pytest.raises(ValueError, match="2 of 4 videos have no row in .* such as c.mp4; find"):
         score(checkpoint, tmp_path / "out", *flags)
 
@@ -295,6 +302,7 @@ def test_a_video_that_cannot_be_read_is_counted_and_its_people_missed(world, che
     (["--benchmark", "ov-ava", "--csv", "a.csv"], "--csv means nothing to ov-ava"),
     (["--benchmark", "ucf-jhmdb", "--novel", "n.txt"], "--novel means nothing to ucf-jhmdb"),
     (["--protocol", "act"], "no frame sizes"), (["--beta", 1.5], r"--beta 1.5 is not in \[0, 1\]"),
+    (["--beta", 0.3, 0.30000000000000004], "--beta 0.3 0.3: one is there twice"),
     (["--beta", "nan"], r"--beta nan is not in \[0, 1\]"),
     (["--ckpt", "start.pth"], "--benchmark ucf-jhmdb.ov-ava.csv")])
 def test_a_mistake_is_explained_before_anything_is_written(
