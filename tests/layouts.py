@@ -89,6 +89,19 @@ def vidstg_entry(video, predicate, target, begin, end,
             "captions": [{"description": description, "type": "person", "target_id": target}]}
 
 
+def write_alignment_sets(root: Path) -> None:
+    """Folders hcstvg, vidstg and vidor, with the square as the person of their videos."""
+    render(root / "hcstvg" / "video" / "1" / "1_abcdefghijk.mp4", 30)
+    tube = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in map(square, range(5, 20))]
+    write(root / "hcstvg" / "trainv2.json", {"1_abcdefghijk.mp4": {
+        "bbox": tube, "st_frame": 6, "img_size": [H, W], "img_num": 30,
+        "English": "The man walks to the door and opens it."}})
+    write(root / "vidstg" / "train_annotations.json", [vidstg_entry("123", "ride", 0, 4, 10)])
+    other = {i: (0, 0, 9, 9) for i in range(12)}
+    vidor(root / "vidor", "123", {0: {i: square(i) for i in range(12)}, 1: other}, 12, (W, H))
+    render(root / "vidor" / "video" / "0001" / "123.mp4", 12)
+
+
 def square(i: int) -> tuple[int, int, int, int]:
     """A person: a white square (x1, y1, x2, y2) that moves 16 pixels right and 8 down a frame."""
     x, y = 16 * (i % 16), 8 * (i % 20)

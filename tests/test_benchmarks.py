@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from layouts import H, W, act_pickle, ava_folder, render, square, vidor, vidstg_entry, write
+from layouts import H, W, act_pickle, ava_folder, render, square, write, write_alignment_sets
 
 import data
 import engine
@@ -26,15 +26,7 @@ def ava_box(second):
 def sets(tmp_path_factory):
     """Small folders of all official sets, each with a rendered person in its videos."""
     root = tmp_path_factory.mktemp("sets")
-    render(root / "hcstvg" / "video" / "1" / "1_abcdefghijk.mp4", 30)
-    tube = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in map(square, range(5, 20))]
-    write(root / "hcstvg" / "trainv2.json", {"1_abcdefghijk.mp4": {
-        "bbox": tube, "st_frame": 6, "img_size": [H, W], "img_num": 30,
-        "English": "The man walks to the door and opens it."}})
-    write(root / "vidstg" / "train_annotations.json", [vidstg_entry("123", "ride", 0, 4, 10)])
-    vidor(root / "vidor", "123", {0: {i: square(i) for i in range(12)}}, 12, (W, H))
-    render(root / "vidor" / "video" / "0001" / "123.mp4", 12)
-
+    write_alignment_sets(root)
     tube = np.array([(i + 1, *square(i)) for i in range(2, 10)], np.float32)
     jhmdb = [name.replace("pull up", "pullup").replace(" ", "_") for name in data.JHMDB_21]
     for path, labels, videos, parts in (

@@ -60,16 +60,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_boxes_are_interpolated_and_attributes_kept_until_the_next_box(tmp_path):
-    one, = cvat.read_cvat(write_xml(tmp_path / "a.xml", TRACKS))
-    assert (one.video, one.size, list(one.frames)) == ("walk.mp4", (200, 100), list(range(30)))
-    assert list(cvat.boxes_on([0, 5, 15, 20, 29], one.tracks[0])) == [
-        (0, (0, 0, 100, 50), ("wave",)), (5, (50, 0, 150, 75), ("wave",)),
-        (15, (100, 25, 200, 100), ("wave", "walk"))]         # towards the box at which it leaves
-    jumps = list(cvat.boxes_on(range(14, 30), one.tracks[1]))
-    assert len(jumps) == 15 and jumps[-1] == (29, (-20, 10, 20, 60), ("jump",))    # until the end
-
-
 def test_cvat_becomes_the_annotations_csv_with_all_people_on_each_keyframe(folder):
     table = folder / "set" / "train.csv"
     assert cvat.import_labels([write_xml(folder / "a.xml", TRACKS)], table, every=0.5) == []

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layouts import (BOX, SAMPLES, H, W, act_pickle, ava_folder, hcstvg_entries, make,
-                     needs_samples, render, rows, square, vidor, vidstg_entry, write)
+                     needs_samples, render, rows, square, vidor, vidstg_entry, write,
+                     write_alignment_sets)
 
 import data
 from data import AVA_60, read_ava, read_csv
@@ -25,13 +26,6 @@ from table import Detections, exclude_videos
 
 # ---------------------------------------------------------------- classes
 
-def test_class_lists_have_the_official_lengths_and_order():
-    assert len(data.UCF101_24) == 24 and data.UCF101_24 == sorted(data.UCF101_24)
-    assert len(data.JHMDB_21) == 21 and data.JHMDB_21[9:13:3] == ["pull up", "shoot ball"]
-    assert len(AVA_80) == len(set(AVA_80)) == 80 and len(AVA_60) == 60
-    assert [sum(i in ids for i in AVA_IDS) for ids in AVA_TYPES.values()] == [13, 32, 15]
-
-
 @needs_samples
 def test_training_counts_are_the_public_ratios_over_their_denominator():
     ratios = json.loads((SAMPLES / "ava" / "ava_categories_ratio_yowo.json").read_text())
@@ -40,6 +34,8 @@ def test_training_counts_are_the_public_ratios_over_their_denominator():
 
 
 def test_novel_classes_of_ava_follow_from_the_counts_one_in_four_of_each_type():
+    assert [len(names) for names in (data.UCF101_24, data.JHMDB_21, set(AVA_80))] == [24, 21, 80]
+    assert [sum(i in ids for i in AVA_IDS) for ids in AVA_TYPES.values()] == [13, 32, 15]
     novel = []
     for ids, ranks in (((1, 14), [2, 6, 10]), ((15, 63), [2, 6, 10, 14, 18, 22, 26, 30]),
                        ((64, 80), [1, 5, 9, 13])):
@@ -278,19 +274,6 @@ def test_ava_reads_rows_of_2_columns_and_says_what_it_drops(tmp_path):
     ava_folder(tmp_path, "val", "2.1", csv, f"{key},0006\nother,0902\n")
     assert ("ava_val_excluded_timestamps_v2.1.csv: names no annotated second of ava_val_v2.1.csv"
             in read_ava(tmp_path, "val").faults)
-
-
-def test_ava_finds_movies_cuts_and_frames(tmp_path):
-    ids = ["-aaaaaaaaaa", "_bbbbbbbbbb", "cccccccccc-", "dddddddddd_"]
-    csv = "".join(f"{i},0902,0.1,0.1,0.5,0.5,12,0\n" for i in ids)
-    root = ava_folder(tmp_path, "train", "2.2", csv)
-    write(root / "videos" / "trainval" / f"{ids[0]}.mkv")
-    write(root / "videos_15min" / f"{ids[1]}.webm")
-    write(root / "frames" / ids[2] / f"{ids[2]}_000001.jpg")
-    table = read_ava(root)
-    names = [Path(file).name for file in table.files]
-    assert names == [f"{ids[0]}.mkv", f"{ids[1]}.webm", ids[2], ""]
-    assert table.ava_clock and table.on_disk().video.tolist() == [0, 1, 2]
 
 
 # ---------------------------------------------------------------- proposals
@@ -550,18 +533,10 @@ def test_ava_boxes_lie_on_the_person_in_movies_cuts_and_frame_folders(tmp_path, 
 
 
 def test_boxes_of_alignment_sets_and_of_a_users_csv_lie_on_the_person(tmp_path):
-    render(tmp_path / "video" / "1" / "1_abcdefghijk.mp4", 30)
-    tube = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in map(square, range(5, 20))]
-    write(tmp_path / "trainv2.json", {"1_abcdefghijk.mp4": {
-        "bbox": tube, "st_frame": 6, "img_size": [H, W], "img_num": 30,
-        "English": "The man walks to the door and opens it."}})
-    assert_boxes_hold_the_square(data.read_hcstvg(tmp_path), 15)
-
-    write(tmp_path / "train_annotations.json", [vidstg_entry("123", "ride", 0, 4, 10)])
-    other = {i: (0, 0, 9, 9) for i in range(12)}
-    vidor(tmp_path, "123", {0: {i: square(i) for i in range(12)}, 1: other}, 12, (W, H))
-    render(tmp_path / "video" / "0001" / "123.mp4", 12)
-    assert_boxes_hold_the_square(data.read_vidstg(tmp_path, tmp_path), 6)
+    write_alignment_sets(tmp_path)
+    assert_boxes_hold_the_square(data.read_hcstvg(tmp_path / "hcstvg"), 15)
+    vidstg = data.read_vidstg(tmp_path / "vidstg", tmp_path / "vidor")
+    assert_boxes_hold_the_square(vidstg, 6)
 
     render(tmp_path / "a.mp4", 30, fps=10)
     boxes = [(second, np.array(square(round(second * 10))) / [W, H, W, H])

@@ -88,15 +88,6 @@ def test_where_videos_lie_is_refused_without_their_csv(tmp_path):
         alignment("--data", tmp_path)
 
 
-def test_two_alignment_files_of_a_folder_do_not_share_a_cache(tmp_path):
-    write(tmp_path / "v.mp4")
-    for name in ("a", "b"):
-        write(tmp_path / f"{name}.csv", f"v.mp4,1,0.1,0.1,0.5,0.5,a person of {name}\n")
-    a, _ = (alignment("--csv", tmp_path / f"{name}.csv") for name in ("a", "b"))
-    again = pickle.loads(pickle.dumps(a))                      # as a loader's worker gets it
-    assert again.texts == ["a person of a"] and rows(again) == rows(a)
-
-
 # ---------------------------------------------------------------- the cache
 
 @pytest.fixture
