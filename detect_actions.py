@@ -36,6 +36,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import chain, count, islice
 from math import inf
+from numbers import Integral, Real
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -59,7 +60,7 @@ from results import (Detection, Results, claim_files, digest, hash_video, hash_w
 from stream import Film, Keyframe, Source, camera_path, in_thread, keyframes_ahead, read_keyframes
 from table import distinct
 from tracker import Tracker
-from video import upright_rgb
+from video import numbered_frames, upright_rgb
 
 BACKGROUND = ("a person", "a person standing still", "a person in a room", "a person outdoors",
               "a photo of a person", "a person doing nothing", "people")
@@ -108,9 +109,12 @@ class Settings:
     def __post_init__(self):
         for one in fields(self):
             value, within = getattr(self, one.name), one.metadata["within"]
-            if within and value is not None and not within[0] <= value <= within[1]:
-                raise ValueError(f"--{one.name.replace('_', '-')} {value}: expected "
-                                 f"{within[0]:g} to {within[1]:g}")
+            kind = Integral if one.metadata["flag"].get("type") is int else Real
+            if within and value is not None and not (
+                    isinstance(value, kind) and within[0] <= value <= within[1]):
+                raise ValueError(f"--{one.name.replace('_', '-')} {value!r}: expected a "
+                                 f"{'whole ' * (kind is Integral)}number from {within[0]:g} to "
+                                 f"{within[1]:g}")
         if self.calibration not in ("background", "none"):
             raise ValueError(f"--calibration {self.calibration}: expected background or none")
 
@@ -134,9 +138,10 @@ def parse_actions(texts: list[tuple[str, str]]) -> dict[str, list[str]]:
         if text.strip() and not text.lstrip().startswith("#"):
             name, colon, rest = (part.strip() for part in text.partition(":"))
             phrasings = [part.strip() for part in (rest if colon else name).split("|")]
-            twice = name.casefold() in map(str.casefold, actions)
-            if twice or not name or not all(phrasings):
-                fault = "is there twice" if twice else "names no action"
+            twice, broken = name.casefold() in map(str.casefold, actions), text.splitlines()[1:]
+            if twice or broken or not name or not all(phrasings):
+                fault = ("is there twice" if twice else "holds a line break" if broken else
+                         "names no action")
                 raise ValueError(f"{where}: {text.strip()!r} {fault}; expected `wave` or "
                                  "`wave: waving a hand | hand wave`, each name once")
             actions[name] = phrasings
@@ -224,26 +229,35 @@ People = torch.nn.Module | dict[float, Found]
 def read_people(path, videos: list[str], person_score: float) -> list[dict[float, Found] | None]:
     """For each video, the people on its keyframes (seconds) by a proposals CSV; None if not in it.
 
-    The CSV (video,keyframe,x1,y1,x2,y2,,score) names a video by its path, from the CSV's folder or
-    as it is given here, or by its file name, with or without the suffix. Of a keyframe's people the best come first.
+    The CSV (video,keyframe,x1,y1,x2,y2,,score) names a video by its path, from its own folder or
+    the current one, in any spelling. What is no path names a video by its file name, with or
+    without the suffix; ValueError where two have it. Of a keyframe's people the best come first.
     """
     known, video, keyframe, box, score = proposal_rows(path)
-    keyframe, result, folder = keyframe.astype(np.float32), [], Path(path).parent
-    for name in videos:
-        same = (n for n in known if os.path.exists(folder / n) and os.path.exists(name)
-                and os.path.samefile(folder / n, name))
-        named = (n for n in (name, Path(name).name, Path(name).stem) if n in known)
-        name = next(chain(same, named), None)
-        mine = (video == (known.index(name) if name else -1)) & (score >= person_score / 2)
+    keyframe, result = keyframe.astype(np.float32), []
+    files, owner = list(map(os.path.realpath, videos)), np.full(len(known), -1)
+    spellings = [(video, Path(video).name, Path(video).stem) for video in videos]
+    for i, name in enumerate(known):
+        there = [os.path.realpath(p) for p in (Path(path).parent / name, name) if os.path.exists(p)]
+        owners = [v for v in range(len(videos))
+                  if (files[v] == there[0] if there else name in spellings[v])]
+        if len(owners) > 1:
+            raise ValueError(f"{path}: {name!r} may be {videos[owners[0]]} or {videos[owners[1]]}; "
+                             "write the video's path in the first column")
+        owner[i] = owners[0] if owners else -1
+    for v in range(len(videos)):
+        mine = (owner[video] == v) & (score >= person_score / 2)
         people = {}
         for time in np.unique(keyframe[mine]):
             rows = np.flatnonzero(mine & (keyframe == time))
             rows = rows[np.argsort(-score[rows], kind="stable")]
             rows = rows[distinct(box[rows])]
             people[time.item()] = box[rows].astype(np.float32), score[rows].astype(np.float32)
-        result.append(people if name else None)
+        result.append(people if v in owner else None)
     scores = [score for people in result for _, score in (people or {}).values()]
     if not any((score >= person_score).any() for score in scores):
+        for folder in filter(os.path.isdir, videos):
+            numbered_frames(folder)                          # a folder of videos is none
         raise ValueError(f"{path}: has no box of {', '.join(videos[:3])} of --person-score "
                          f"{person_score:g}; it names {', '.join(known[:3])}. Write the video's "
                          "path or file name in the first column")
@@ -597,7 +611,8 @@ def main(argv: list[str] | None = None) -> int:
         for video, stem, own in jobs[process.rank::process.world]:
             if not stop.is_set():
                 try:
-                    annotate_video(video, stem, args, words, own, stop)
+                    with engine.alone(f"{stem}.lock"):
+                        annotate_video(video, stem, args, words, own, stop)
                 except (ValueError, FileNotFoundError) as error:
                     if len(names) == 1:
                         raise

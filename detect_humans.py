@@ -39,6 +39,7 @@ import ovstad
 import training
 from formats.proposals import read_proposals, write_proposals
 from metric import box_report
+from stream import LEAP
 from table import Annotations, Detections, make_annotations
 from video import open_video
 
@@ -181,7 +182,11 @@ def table_of_videos(paths: list[str], every: float) -> tuple[Annotations, list[s
     times, unreadable = [], []
     for path in paths:
         try:
-            times.append(np.arange(0, open_video(path).times[-1] + 1e-6, every))
+            seen = open_video(path).times
+            if np.diff(seen).max(initial=0) > LEAP:
+                raise ValueError(f"{path}: its pictures leap by more than an hour; mend its time "
+                                 "stamps, or cut it")
+            times.append(np.arange(0, seen[-1] + 1e-6, every))
         except ValueError as error:
             times.append(np.zeros(0))
             unreadable.append(str(error))
@@ -498,6 +503,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) != parser.get_default(name):
             raise ValueError(f"--{name} means nothing {'with' if args.videos else 'without'} plain "
                              "videos; leave it out")
+    of_finetuning = ("validate", "iterations", "optimizer", "lr", "warmup", "schedule", "momentum",
+                     "weight_decay", "save_every", "log_every")
+    for name in ("split",) if args.finetune else of_finetuning:
+        if getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} means nothing "
+                             f"{'with' if args.finetune else 'without'} --finetune; leave it out")
     args.dataset = args.dataset or data.DATASETS[0]
     args.out = args.out or ("runs/humans" if args.finetune else "proposals.csv")
     return args
@@ -506,7 +517,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.finetune:
-        path = train(args)
+        with engine.alone(f"{args.out}/run.lock", engine.is_main()):
+            path = train(args)
         if engine.is_main():
             source = "".join(f" --{name} {value}" for name, value in vars(args).items()
                              if name in ("dataset", "data", "csv") and value)
@@ -517,7 +529,8 @@ def main() -> None:
         table = data.read_dataset(**vars(args))
         print_measures(measure(table, read_proposals(args.measure, table)))
     else:
-        detect(args)
+        with engine.alone(f"{args.out}.lock", engine.is_main()):
+            detect(args)
 
 
 if __name__ == "__main__":

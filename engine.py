@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +46,9 @@ def cli(main) -> None:
 
     try:
         status = main()
+    except BrokenPipeError:                                  # `| head` has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)         # what Python still flushes at its end
+        status = 141
     except KeyboardInterrupt:
         say("interrupted" + f": {kept[0]}" * bool(kept[0]))
         status = 130
@@ -193,6 +197,43 @@ def start_process(device: str | None = None) -> Process:
     # processes that finish early may wait long for the last one
     patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
     return Process(dist.get_rank(), dist.get_world_size(), device, patient)
+
+
+# ---------------------------------------------------------------- one run in a folder
+
+@contextmanager
+def alone(path, when: bool = True):
+    """Holds the lock `path`, a file beside what a run writes; ValueError where another run has it.
+
+    A killed process frees it by itself. Nothing is locked where the system or the disk cannot.
+    """
+    if not when:
+        yield
+        return
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")
+    except OSError as error:
+        raise ValueError(f"--out {path.parent}: no folder that can be written "
+                         f"({error.strerror})") from None
+    with file:
+        for patience in range(30, -1, -1):                   # 3 seconds, for one that ends
+            try:
+                import fcntl                                 # not on Windows
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):
+                if not patience:
+                    raise ValueError(f"{path}: another run is writing there; wait for it, or "
+                                     "choose another --out") from None
+                time.sleep(0.1)
+            except (ImportError, OSError):
+                break
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- checkpoints

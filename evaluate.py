@@ -328,8 +328,9 @@ def score_boxes(model: torch.nn.Module, f_text: torch.Tensor, one: TestSet, sett
             parts.append(part)
         return parts
 
-    values = engine.run_chunks(folder, settings, clips, score, process, args.batch_size,
-                               args.workers, args.resume)
+    with engine.alone(f"{folder}.lock", process.is_main):
+        values = engine.run_chunks(folder, settings, clips, score, process, args.batch_size,
+                                   args.workers, args.resume)
     if not process.is_main:
         return {}
     parts = sum(values, [])

@@ -144,7 +144,8 @@ def run_stage(script, flags: str) -> Path:
     if last.exists() and torch.load(last, "cpu", weights_only=True)["step"] == args.iterations:
         return last
     print(f"\n$ python {script.__name__}.py {flags} --resume", flush=True)
-    return script.train(args)
+    with engine.alone(f"{args.out}/run.lock"):
+        return script.train(args)
 
 
 class Toy:

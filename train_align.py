@@ -218,7 +218,8 @@ def train(args: argparse.Namespace) -> Path | None:
 
 def main() -> None:
     args = parse_args()
-    path = train(args)
+    with engine.alone(Path(args.out, "run.lock"), engine.is_main() and not args.rehearse):
+        path = train(args)
     if path and engine.is_main():
         own = Path(args.csv or "data/csv/train.csv").parent
         there = [f"csv --data {own}"] * (own / "train.csv").is_file() + [

@@ -168,7 +168,9 @@ def train(args: argparse.Namespace) -> Path | None:
 
 
 def main() -> None:
-    path = train(parse_args())
+    args = parse_args()
+    with engine.alone(Path(args.out, "run.lock"), engine.is_main() and not args.rehearse):
+        path = train(args)
     if path and engine.is_main():
         print(f"stage 2 is done: {path}\nnext: python evaluate.py --ckpt {path}")
 

@@ -96,6 +96,7 @@ def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     found = [(pts, is_key) for pts, _, is_key, is_discard in read if not is_discard]
     sent = [dts for _, dts, *_ in read if dts is not None]
     untold = any(b < a for a, b in zip(sent, sent[1:]))      # two recordings, one after the other
+    untold |= container_format.endswith(("mjpeg", "_pipe"))   # bare pictures: seeks land inside one
     # B-frames are sent before they appear; where all packets say otherwise, none tells when
     untold |= bool(has_b_frames) and (container_format in ("avi", "asf", "mpeg")
                                       or all(pts == dts for pts, dts, *_ in read))
@@ -188,9 +189,11 @@ class VideoReader:
         seconds = second + around(0, frames, stride) / rate + 0.0005
         if not by_time:
             return self.frames(np.searchsorted(self.times, seconds, "right") - 1)
-        # an index of all frames would read the whole of a long film; no frame of one lasts a second
+        # an index of all frames would read the whole of a long film; of one at 2 frames a second or
+        # more no frame lasts a second
         positions = self.start + np.maximum(seconds, 0) * self.second
-        return self._on_screen(positions, positions.min() - self.second)
+        needed = positions.min() - self.second if self.rate >= 2 else -math.inf
+        return self._on_screen(positions, needed)
 
     def _on_screen(self, positions: np.ndarray, needed: float) -> np.ndarray:
         """(T, H, W, 3): the frames on screen at positions (T,), in one pass of the decoder."""

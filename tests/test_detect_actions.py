@@ -109,6 +109,7 @@ def test_an_action_may_have_phrasings_and_a_wrong_one_is_told_by_its_line():
                            (["wave", "Wave"], "f.txt:2: 'Wave' is there twice"),
                            (["wave: a |"], "f.txt:1: 'wave: a |' names no action"),
                            ([": a"], "f.txt:1: ': a' names no action"),
+                           (['a,"b"\nc'], "holds a line break"),
                            (["# only a comment"], "no words to look for")):
         with pytest.raises(ValueError, match=re.escape(message)):
             parse_actions([(f"f.txt:{i}", text) for i, text in enumerate(texts, 1)])
@@ -160,6 +161,33 @@ def test_proposals_name_a_video_by_path_file_name_or_stem_and_low_scores_are_lef
     (tmp_path / "d/a.mp4").touch()                           # as the CSV of detect_humans.py has it
     found = detect_actions.read_people(tmp_path / "p.csv", [str(tmp_path / "d/a.mp4")], 0.5)
     assert len(found[0][1.0][0]) == 2
+
+
+def test_a_name_that_is_a_path_is_that_video_in_any_spelling_and_one_that_fits_two_is_refused(
+        tmp_path):
+    for folder in "xy":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.mp4").touch()
+    videos, path = [str(tmp_path / folder / "a.mp4") for folder in "xy"], tmp_path / "x" / "p.csv"
+    boxes_csv(path, [("a.mp4", 1, LEFT), ("./a.mp4", 2, LEFT), (videos[0], 3, LEFT)])
+    x, y = detect_actions.read_people(path, videos, 0.5)
+    assert list(x) == [1, 2, 3] and y is None
+    boxes_csv(tmp_path / "p.csv", [("a", 1, LEFT)])
+    with pytest.raises(ValueError, match=r"p.csv: 'a' may be .*x/a.mp4 or .*y/a.mp4; write the vi"):
+        detect_actions.read_people(tmp_path / "p.csv", videos, 0.5)
+    with pytest.raises(ValueError, match="x: a folder without numbered .jpg or .png frames"):
+        detect_actions.read_people(tmp_path / "p.csv", [str(tmp_path / "x")], 0.5)
+
+
+@pytest.mark.parametrize("setting, says", [
+    ({"beta": "0.3"}, "--beta '0.3': expected a number from 0 to 1"),
+    ({"every": "0.5"}, "--every '0.5': expected a number from 0.01 to 86400"),
+    ({"frames": 2.5}, "--frames 2.5: expected a whole number from 1 to 1000"),
+    ({"gap": -1}, "--gap -1: expected a number")])
+def test_a_setting_that_is_no_such_number_is_named(setting, says):
+    with pytest.raises(ValueError, match=says):
+        Settings(**setting)
+    assert Settings(beta=np.float32(1), frames=np.int64(8), every=1)
 
 
 def test_keyframes_without_anybody_stand_where_those_of_the_proposals_lie_far_apart():
@@ -535,8 +563,8 @@ def test_a_line_that_is_lost_is_no_end_and_a_new_shape_is_said(
     ([], "no words to look for"),
     (["--actions-file", "absent.txt"], "absent.txt"),
     (["--actions", "wave", "wave"], "is there twice"),
-    (["--actions", "wave", "--every", "0"], "--every 0.0: expected 0.01 to 86400"),
-    (["--actions", "wave", "--threshold", "nan"], "--threshold nan: expected 0 to 1"),
+    (["--actions", "wave", "--every", "0"], "--every 0.0: expected a number from 0.01 to 86400"),
+    (["--actions", "wave", "--threshold", "nan"], "--threshold nan: expected a number from 0 to 1"),
     (["--actions", "wave", "--calibration", "sigmoid"], "sigmoid: expected background or none"),
     (["--actions", "wave", "--device", "cuda:99"], "--device cuda:99"),
     (["--actions", "wave", "--ckpt", "absent.pt"], "absent.pt: no such weights file"),
@@ -546,6 +574,8 @@ def test_a_line_that_is_lost_is_no_end_and_a_new_shape_is_said(
     (["--actions", "wave", "--proposals", "pixels.csv"], "pixels.csv:1: box"),
     (["--actions", "wave", "--proposals", "other.csv"], "has no box of"),
     (["--actions", "wave", "--proposals", "late.csv"], "1 of 2 keyframes of late.csv are beyond"),
+    (["--actions", "wave", "--out", "late.csv"], "--out late.csv: no folder that can be written"),
+    (["--actions", "wave", "--out", "late.csv/x"], "--out late.csv/x: no folder that can be writ"),
     (["--actions", "wave", "--font", "none.ttf"], "--font none.ttf: not a font"),
     (["--actions", "wave", "--out", "."], "v.mp4: is there, and no run of ours wrote it")])
 def test_a_mistake_gets_one_line_and_status_2(tmp_path, ckpt, bright_people, monkeypatch, capsys,

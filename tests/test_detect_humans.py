@@ -24,6 +24,7 @@ import training
 from detect_humans import build_detector, detect_frames, new_detector, one_class
 from formats.proposals import read_proposals
 from table import Detections, box_iou, make_annotations
+from test_stream import render
 
 MOBILE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
@@ -88,7 +89,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def arguments(world: Path, out: Path, flags: str = ""):
     return detect_humans.parse_args(shlex.split(
         f"--dataset csv --data {world} --detector toy --detector-weights random --workers 0 "
-        f"--device cpu --warmup 0 --out {out} {flags}"))
+        f"--device cpu --out {out} {'--warmup 0' * ('--finetune' in flags)} {flags}"))
 
 
 def train(world: Path, out: Path, flags: str) -> dict:
@@ -211,10 +212,13 @@ def test_plain_videos_have_a_keyframe_at_the_start_and_every_so_many_seconds(tmp
     for i in range(46):                                      # 30 per second: the last at 1.5 s
         Image.new("RGB", (8, 8)).save(f"frames/{i + 1:05d}.png")
     Path("text.mp4").write_text("no video")
-    table, left_out = detect_humans.table_of_videos(["a.mp4", "text.mp4", "frames"], 0.5)
+    render(Path("leap.mp4"), [0, 7200])
+    videos = ["a.mp4", "text.mp4", "frames", "leap.mp4"]
+    table, left_out = detect_humans.table_of_videos(videos, 0.5)
     assert table.keyframe.tolist() == [0, 0.5, 1, 0, 0.5, 1, 1.5]
     assert table.video.tolist() == [0, 0, 0, 2, 2, 2, 2]
-    assert len(left_out) == 1 and "text.mp4: not a video that can be opened" in left_out[0]
+    assert len(left_out) == 2 and "text.mp4: not a video that can be opened" in left_out[0]
+    assert "leap.mp4: its pictures leap by more than an hour" in left_out[1]
     for path, message in (("text.mp4", "none of 1 videos can be read: .*text.mp4"),
                           ("gone.mp4", "gone.mp4: no such video")):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -428,8 +432,13 @@ def test_pretrained_batch_norms_keep_their_statistics():
 def test_flags_that_mean_nothing_together_are_refused():
     with pytest.raises(ValueError, match="film.mp4: plain videos have no boxes to finetune on"):
         detect_humans.parse_args(["film.mp4", "--finetune"])
-    for flags in ("film.mp4 --dataset ucf101-24", "film.mp4 --csv a.csv", "--every 2"):
-        with pytest.raises(ValueError, match="means nothing with(out)? plain videos"):
+    for flags, reason in (("film.mp4 --dataset ucf101-24", "with plain videos"),
+                          ("film.mp4 --csv a.csv", "with plain videos"),
+                          ("--every 2", "without plain videos"),
+                          ("--finetune --split train", "with --finetune"),
+                          ("--lr 0.1", "without --finetune"),
+                          ("--measure p.csv --validate 5", "without --finetune")):
+        with pytest.raises(ValueError, match=f"means nothing {reason}; leave it out"):
             detect_humans.parse_args(flags.split())
 
 

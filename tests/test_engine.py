@@ -117,6 +117,39 @@ def test_a_run_does_not_go_on_with_other_video_files(tmp_path):
         squares(tmp_path / "run", clips)
 
 
+# ---------------------------------------------------------------- one run in a folder
+
+def be_refused(lock):
+    engine.time.sleep = lambda seconds: None
+    with pytest.raises(ValueError, match="v.lock: another run is writing there; wait for it, or c"):
+        with engine.alone(lock):
+            pass
+
+
+def be_killed(lock):
+    with engine.alone(lock):
+        os._exit(0)
+
+
+def test_a_second_run_where_one_writes_is_refused_and_after_a_killed_one_is_not(tmp_path):
+    lock = tmp_path / "out" / "v.lock"
+    for _ in range(2):                                       # and again in the same process
+        with engine.alone(lock):
+            in_processes(1, be_refused, lock)
+    in_processes(1, be_killed, lock)
+    with engine.alone(lock):
+        in_processes(1, be_refused, lock)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_an_output_that_is_no_folder_is_told_with_its_flag(tmp_path):
+    (tmp_path / "p.csv").touch()
+    for out in (tmp_path / "p.csv", tmp_path / "p.csv" / "deep"):
+        with pytest.raises(ValueError, match=f"--out {out}: no folder that can be written"):
+            with engine.alone(out / "run.lock"):
+                pass
+
+
 # ---------------------------------------------------------------- checkpoints
 
 def flags(out, *more):
@@ -263,6 +296,22 @@ def test_what_a_person_can_mend_is_one_line_and_what_not_is_a_traceback(capsys):
     assert status == 2 and line.startswith("error: out of memory") and line.count("\n") == 1
     with pytest.raises(RuntimeError, match="a fault of ours"):
         engine.cli(raises(RuntimeError("a fault of ours")))
+
+
+def print_to_a_closed_pipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), open(os.devnull, "w")
+    sys.stderr.close()                                       # so that a line there is an error
+    with pytest.raises(SystemExit) as stop:
+        engine.cli(lambda: print("a row", flush=True))
+    assert stop.value.code == 141
+    sys.stdout.flush()
+
+
+def test_a_closed_pipe_ends_a_script_without_a_word():
+    in_processes(1, print_to_a_closed_pipe)
 
 
 def test_ctrl_c_says_what_was_kept_and_how_to_go_on(tmp_path, capsys):

@@ -235,6 +235,23 @@ def test_a_stride_of_a_clip_can_count_thirtieths_of_a_second_whatever_the_videos
     assert [number_of(picture) for picture in clip] == AT_TWO_SECONDS[rate]
 
 
+def test_of_bare_pictures_one_after_the_other_each_is_found(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "v.mjpeg"
+    with open(path, "wb") as file:
+        for i in range(20):                                  # of five very different sizes
+            picture = rng.integers(0, 255 // (1 + i % 5), (64, 96, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(file, "JPEG")
+    full, _ = decode_all(str(path))
+    reader = open_video(path)
+    assert all(np.array_equal(reader.clip(i, 1)[0], full[i]) for i in reversed(range(20)))
+
+
+def test_frames_may_stand_for_seconds(tmp_path):
+    path = write_video(tmp_path / "v.mp4", 30, rate=Fraction(1, 4))
+    for second in range(0, 117, 7):
+        assert number_of(open_video(path).clip_at(second, 1, 1, rate=30)[0]) == second // 4
+
+
 def test_a_film_at_another_clock_needs_no_index_of_its_frames(tmp_path, monkeypatch):
     path = write_video(tmp_path / "film.mp4", 250, gop=25)
     monkeypatch.setattr("video.packet_index", None)
