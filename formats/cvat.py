@@ -348,7 +348,7 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             first, before = taken.get(file, (0, set()))
             if not before.isdisjoint(labelled.frames):
                 raise ValueError(f"{path}: labels frame {min(before & set(labelled.frames))} of "
-                                 f"{file}, as a file before it; export the whole task instead of "
+                                 f"{file}, as another before it; export the whole task instead of "
                                  "jobs that overlap, and each once")
             before.update(labelled.frames)
             taken[file] = first + max(labelled.tracks, default=0) + 1, before
@@ -370,7 +370,7 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             read_csv(file.name)
         except ValueError as error:
             raise ValueError(f"{', '.join(map(str, paths))}: not imported; as a CSV it would be "
-                             f"refused: {error}") from None
+                             f"refused: {str(error).partition(': ')[2]}") from None
     return faults
 
 

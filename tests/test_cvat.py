@@ -242,8 +242,9 @@ def test_an_import_never_overwrites_another_file(folder):
 
 
 @pytest.mark.parametrize("tracks, times, side, says", [
-    (TRACKS, 2, 100, "labels frame 0 of .*walk.mp4, as a file before it; export the whole task"),
-    (jumper(1, box(0, "0 0 9 9")) * 2, 1, 100, "not imported; .*the row is there twice: walk.mp4"),
+    (TRACKS, 2, 100, "labels frame 0 of .*walk.mp4, as another before it; export the whole task"),
+    (jumper(1, box(0, "0 0 9 9")) * 2, 1, 100,
+     "not imported; .* refused: the row is there twice: walk.mp4"),
     (f'<track id="0" label="person">{box(0, "0 0 9 9", moves="a&#10;b")}</track>', 1, 100,
      "not imported; .*a line break inside a cell"),
     (f'<track id="0" label="person">{box(0, "0 0 9 9")}</track>', 1, 100, "nothing is labelled"),
