@@ -211,13 +211,9 @@ def alone(path, when: bool = True):
         yield
         return
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")
-    except OSError as error:
-        raise ValueError(f"--out {path.parent}: no folder that can be written "
-                         f"({error.strerror})") from None
-    with file:
+    check_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
         for patience in range(30, -1, -1):                   # 3 seconds, for one that ends
             try:
                 import fcntl                                 # not on Windows

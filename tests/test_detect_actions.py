@@ -574,8 +574,6 @@ def test_a_line_that_is_lost_is_no_end_and_a_new_shape_is_said(
     (["--actions", "wave", "--proposals", "pixels.csv"], "pixels.csv:1: box"),
     (["--actions", "wave", "--proposals", "other.csv"], "has no box of"),
     (["--actions", "wave", "--proposals", "late.csv"], "1 of 2 keyframes of late.csv are beyond"),
-    (["--actions", "wave", "--out", "late.csv"], "--out late.csv: no folder that can be written"),
-    (["--actions", "wave", "--out", "late.csv/x"], "--out late.csv/x: no folder that can be writ"),
     (["--actions", "wave", "--font", "none.ttf"], "--font none.ttf: not a font"),
     (["--actions", "wave", "--out", "."], "v.mp4: is there, and no run of ours wrote it")])
 def test_a_mistake_gets_one_line_and_status_2(tmp_path, ckpt, bright_people, monkeypatch, capsys,
