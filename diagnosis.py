@@ -83,11 +83,23 @@ def check_names(path, truth: Annotations, found: Detections) -> None:
     if beside.mean() > FEW:
         print(f"{path}: {beside.sum()} of {len(found)} detections are on keyframes that the ground "
               f"truth does not name: {reason}", file=sys.stderr)
-    peopled = np.unique(truth.video[truth.text >= 0])
-    without = np.setdiff1d(peopled, found.video)
+    labelled = truth.select(truth.text >= 0)
+    without = np.setdiff1d(labelled.video, found.video)
     if len(without):
-        print(f"{path}: {len(without)} of {len(peopled)} videos with people have no detection, "
-              f"such as {truth.videos[without[0]]}", file=sys.stderr)
+        print(f"{path}: {len(without)} of {len(np.unique(labelled.video))} videos with people have "
+              f"no detection, such as {truth.videos[without[0]]}", file=sys.stderr)
+    key, found_key = (keyframe_key(rows.video, rows.keyframe) for rows in (labelled, found))
+    keys = np.unique(key)
+    if (lack := ~np.isin(keys, found_key)).mean() > FEW:
+        print(f"{path}: {lack.sum()} of {len(keys)} keyframes with people have no detection",
+              file=sys.stderr)
+    own = found.select(found.video == found.video[0])        # sorting millions would take long
+    for what, columns in (("annotated boxes", (key, labelled.box, labelled.text)),
+                          (f"detections of {truth.videos[found.video[0]]}",
+                           (own.keyframe, own.score, own.box, own.label))):
+        if (again := ~distinct(*columns)).any():             # the official tools count them, too
+            print(f"{path}: {again.sum()} {what} are there twice, with the same class, and count "
+                  "each time", file=sys.stderr)
     score, count = np.unique(found.score, return_counts=True)
     if 1 < len(found) < 2 * count.max():
         print(f"{path}: {count.max()} of {len(found)} scores are {score[count.argmax()]:g}: "

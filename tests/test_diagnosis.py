@@ -32,6 +32,16 @@ def test_good_detections_are_not_blamed(perfect, capsys):
     assert "if labels were ignored: AP 100.0, recall 100.0" in lines[3] and len(lines) == 4
 
 
+def test_rows_that_are_there_twice_and_keyframes_without_detections_are_told(perfect, capsys):
+    truth, found = perfect
+    check_names("p.csv", truth, found.select(np.repeat(np.arange(30), 2)))
+    assert "15 detections of v0 are there twice" in capsys.readouterr().err
+    check_names("p.csv", truth.select(np.repeat(np.arange(30), 2)), found)
+    assert "30 annotated boxes are there twice" in capsys.readouterr().err
+    check_names("p.csv", truth, found.select(np.arange(30) % 6 < 3))
+    assert "5 of 10 keyframes with people have no detection" in capsys.readouterr().err
+
+
 def test_detections_on_unknown_videos_are_refused_or_counted_with_examples_of_both_sides(perfect,
                                                                                          capsys):
     truth, found = perfect

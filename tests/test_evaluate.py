@@ -54,7 +54,7 @@ FILES = "--predictions p.csv --ground-truth g.csv --label-map m.pbtxt"
 
 def test_the_command_line_prints_and_writes_everything(run, files):
     status, out, err = run(FILES, "--novel n.txt --json r.json --plot r.png")
-    assert status == 0 and err == ""
+    assert status == 0 and err == "p.csv: 1 of 3 keyframes with people have no detection\n"
     for line in ("frame mAP  protocol ava  iou 0.5  max-per-keyframe off",
                  "keyframes 3  boxes 3  ground truth 3  predictions 2",
                  "left out: 1 predictions of classes that are not evaluated",
