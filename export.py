@@ -13,6 +13,7 @@ difference is printed. ONNX needs the packages onnx and onnxscript, to be compar
 
 import argparse
 import importlib.util
+import io
 import json
 import os
 import warnings
@@ -58,7 +59,9 @@ def export(model: FixedWords, path: Path, size: tuple[int, int, int], record: di
     try:
         if path.suffix == ".pt2":
             program = torch.export.export(model, **arguments)
-            torch.export.save(program, part, extra_files={"ovstad.json": json.dumps(record)})
+            content = io.BytesIO()                           # a full disk would end the process
+            torch.export.save(program, content, extra_files={"ovstad.json": json.dumps(record)})
+            part.write_bytes(content.getbuffer())
         else:                                                # opset 18: the first that torch writes
             with warnings.catch_warnings():                  # RoIAlign's ratio -1 is ONNX's 0
                 warnings.filterwarnings("ignore", message="ONNX export for RoIAlign")

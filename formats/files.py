@@ -37,6 +37,12 @@ def replacing(path, binary: bool = False):
         with open(part, "wb") if binary else open(part, "w", newline="", encoding="utf-8") as file:
             yield file
         os.replace(part, path)
+    except (OSError, RuntimeError) as error:                   # torch's writer hides a full disk
+        full = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(full, OSError):
+            raise
+        full.filename = full.filename or str(path)
+        raise full from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +242,14 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
             engine.save_checkpoint(tmp_path / "last.pt", new)
         assert torch.load(tmp_path / "last.pt", weights_only=True) == {"step": 1}
         assert os.listdir(tmp_path) == ["last.pt"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)       # a disk that is full midway
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: '.*last.pt'"):
+            engine.save_checkpoint(tmp_path / "last.pt", new)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == ["last.pt"]
 
 
 # ---------------------------------------------------------------- the loop's surroundings

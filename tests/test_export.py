@@ -1,6 +1,7 @@
 """The exported files give the checkpoint's scores, outside of this library."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -47,6 +48,16 @@ def test_pt2_runs_without_the_library_for_any_number_of_boxes(checkpoint, tmp_pa
     run_export(path, tmp_path / "model.pt2")
     run_export(path, tmp_path / "model.pt2")                 # its own file is replaced
     assert "10 boxes: largest difference" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)       # a disk that is full midway
+    content = (tmp_path / "model.pt2").read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run_export(path, tmp_path / "model.pt2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "model.pt2").read_bytes() == content
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
     torch.save((clip, boxes), tmp_path / "inputs.pt")
     code = """
