@@ -242,9 +242,9 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
                          "Try a lower --lr or a longer --warmup")
     with replacing(path, binary=True) as file:               # of a full disk: an OSError
         torch.save(checkpoint, file)
+    kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
     if (log := path.with_name("log.jsonl")).exists():
         draw_curves(log, path.with_name("curve.png"))
-    kept[0] = f"{path} holds step {checkpoint['step']}; the same command with --resume goes on"
 
 
 def plain(args: argparse.Namespace) -> dict:
