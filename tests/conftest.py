@@ -1,19 +1,22 @@
 """What several test files share: a tiny rendered world on disk, and processes like torchrun's."""
 
+import copyreg
+import importlib
 import multiprocessing
 import os
 import socket
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 import ovstad  # noqa: E402
 import worlds  # noqa: E402
-
 
 BASE = ["waving", "clapping", "kicking", "squatting", "bowing", "walking", "running", "spinning",
         "punching"]
@@ -43,12 +46,20 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def start_processes(count: int, function, *args) -> list:
-    """function(*args) in processes like torchrun's, by a fork, which needs no second import."""
+# a process that is spawned imports the modules among its arguments
+copyreg.pickle(ModuleType, lambda module: (importlib.import_module, (module.__name__,)))
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start_processes(count: int, function, *args) -> list:
+    """function(*args) in processes like torchrun's, by a fork, which needs no second import."""
     context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    port = free_port()
     processes = [context.Process(target=as_rank, args=(rank, count, port, function, args))
                  for rank in range(count)]
     for process in processes:
@@ -65,7 +76,14 @@ def as_rank(rank: int, count: int, port: int, function, args: tuple) -> None:
 
 
 def in_processes(count: int, function, *args) -> None:
+    """Wait for them; what they print goes where the test's own output goes (fixture capfd)."""
     processes = start_processes(count, function, *args)
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * count
+
+
+def main_of(script, *argv) -> None:
+    """script.main() as its command line runs it, here or in_processes."""
+    sys.argv = [script.__name__, *map(str, argv)]
+    script.main()

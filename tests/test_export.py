@@ -22,8 +22,9 @@ def checkpoint(tmp_path_factory):
     torch.save({"model": model.state_dict(), "arch": "toy", "stage": "finetune", "beta": 0.6,
                 "prompt": "someone {}", "frames": 4, "short_side": 48}, path)
     clip, boxes = export.example(4, 48, 64, n=5)
-    video = (clip.float() / 255 - torch.tensor(ovstad.IMAGENET_MEAN).view(3, 1, 1)) \
-        / torch.tensor(ovstad.IMAGENET_STD).view(3, 1, 1)
+    mean, std = (torch.tensor(values).view(3, 1, 1)
+                 for values in (ovstad.IMAGENET_MEAN, ovstad.IMAGENET_STD))
+    video = (clip.float() / 255 - mean) / std
     with torch.inference_mode():
         f_global, f_map = model.encode_video(video)
         fused = ovstad.fuse(model.region_features(f_map, [boxes]), f_global.expand(5, -1), 0.6)
@@ -94,11 +95,11 @@ def test_onnx_gives_the_same_scores_for_any_number_of_boxes(checkpoint, tmp_path
         np.testing.assert_allclose(found, scores[:n], atol=1e-4)
 
 
-def test_exports_that_cannot_be_are_refused_in_one_line(checkpoint, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="expected .onnx or .pt2"):
-        run_export(checkpoint[0], tmp_path / "model.bin")
-    with pytest.raises(ValueError, match="phrasings"):
-        export.main(["--ckpt", checkpoint[0], "--actions", "wave: hi|hand wave", "--out", "m.pt2"])
+@pytest.mark.parametrize("out, words, message", [
+    ("model.bin", "waves", "expected .onnx or .pt2"), ("m.pt2", "wave: hi|hand wave", "phrasings"),
+    ("model.onnx", "waves", "pip install onnx onnxscript")])
+def test_exports_that_cannot_be_are_refused_in_one_line(
+        checkpoint, tmp_path, monkeypatch, out, words, message):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install onnx onnxscript"):
-        run_export(checkpoint[0], tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=message):
+        export.main(["--ckpt", checkpoint[0], "--actions", words, "--out", str(tmp_path / out)])

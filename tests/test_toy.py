@@ -24,13 +24,13 @@ def test_a_movement_passes_its_key_poses_and_arms_take_the_shorter_way_round():
     assert half["legs"].tolist() == [[-8, 0], [8, 0]]        # what no key pose says is as in STAND
 
 
-@pytest.mark.parametrize("action", sorted(worlds.ACTIONS))
-def test_the_lowest_joint_stands_on_the_ground(action):
-    for phase in (0, 0.2, 0.5, 0.9):
-        p = worlds.pose(worlds.ACTIONS[action][3], phase)
-        body = worlds.joints(p, 50, 90, 60, 1)
-        lowest = max(*(point[1] for point in body.values()), body["head"][1] + 0.105 * 60)
-        assert lowest == pytest.approx(90 - 60 * p["lift"])
+def test_the_lowest_joint_stands_on_the_ground():
+    for action, (*_, poses) in worlds.ACTIONS.items():
+        for phase in (0, 0.2, 0.5, 0.9):
+            p = worlds.pose(poses, phase)
+            body = worlds.joints(p, 50, 90, 60, 1)
+            lowest = max(*(point[1] for point in body.values()), body["head"][1] + 0.105 * 60)
+            assert lowest == pytest.approx(90 - 60 * p["lift"]), action
 
 
 def test_the_seed_draws_which_half_of_the_actions_is_novel():
