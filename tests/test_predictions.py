@@ -5,7 +5,8 @@ import gzip
 
 import numpy as np
 import pytest
-from test_metric import LEFT, ONE, SAMPLES, needs_samples, slow_frame_map, tables
+from layouts import SAMPLES, needs_samples
+from test_metric import LEFT, ONE, slow_frame_map, tables
 
 from formats.ava import AVA_60, AVA_IDS
 from formats.files import read_label_map, write_label_map
