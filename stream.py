@@ -83,8 +83,13 @@ class Source:
             self.is_live = not self.duration and not os.path.isfile(path)
             # threads that decode a frame each would keep as many frames back
             stream.thread_type = "SLICE" if self.is_live else "AUTO"
-            self.pictures = ((frame.time, frame) for frame in decode(container, stream, self.lost))
+            self.pictures = self.read_file(container, stream)
         self.duration = self.duration and min(self.duration, self.limit)       # None: not known
+
+    def read_file(self, container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
+        with container:                          # or its threads would live on
+            for frame in decode(container, stream, self.lost):
+                yield frame.time, frame
 
     def read_folder(self) -> Iterator[tuple[float, av.VideoFrame]]:
         for i, path in enumerate(numbered_frames(self.name)):
