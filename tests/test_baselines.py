@@ -22,6 +22,7 @@ import evaluate
 import ovstad
 from baselines import open_vclip, videoclip
 from baselines.files import read_pickle
+from words import Words
 
 ARCH = ovstad.Arch(patch=8, grid=2, frames=3, width=16, layers=2, heads=2, embed=12,
                    text_width=16, text_layers=1, text_heads=2, context=77)
@@ -597,8 +598,8 @@ def test_two_processes_score_both_baselines_as_one_does(folder, world, one_threa
 @pytest.mark.parametrize("name", baselines.NAMES)
 def test_detect_actions_scores_people_with_a_baseline(folder, name):
     settings = detect_actions.Settings(calibration="none")
-    words = detect_actions.Words({"run": ["running", "run"], "hair": ["brush hair"]},
-                                 f"{name}:{folder}", settings, torch.device("cpu"))
+    words = Words({"run": ["running", "run"], "hair": ["brush hair"]}, f"{name}:{folder}", settings,
+                  torch.device("cpu"))
     model, side = words.model, words.model.patch
     assert words.beta == 0 and words.frames == model.frames and "not finetuned" in words.notes[0]
     clips = (255 * random_clip(2, 4, side, 2 * side, 3)).to(torch.uint8)

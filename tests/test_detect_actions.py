@@ -23,11 +23,11 @@ import detect_actions
 import detect_humans
 import draw
 import ovstad
-from detect_actions import (Person, Settings, Words, detect, main, parse_actions, people_at,
-                            scores_of, split_interval)
+from detect_actions import Person, Settings, detect, main, people_at, split_interval
 from formats import cvat
 from stream import Film, Keyframe, Source
 from test_stream import at_25, frames_of, render, serve, turned
+from words import Words, parse_actions, scores_of
 
 ROOT = Path(detect_actions.__file__).resolve().parent
 LEFT, RIGHT = (0.1, 0.2, 0.3, 0.9), (0.6, 0.2, 0.8, 0.9)
@@ -124,7 +124,7 @@ def test_a_score_is_the_words_share_in_a_softmax_over_it_and_the_background_or_a
 
 
 def test_phrasings_are_averaged_and_scored_like_the_models_own_equations(ckpt, monkeypatch):
-    monkeypatch.setattr(detect_actions, "BACKGROUND", ("a person",))
+    monkeypatch.setattr("words.BACKGROUND", ("a person",))
     words = Words({"wave": ["waving", "hand wave"], "walk": ["walk"]}, ckpt, Settings(), "cpu")
     words.device, model = torch.device("cpu"), words.model
     clips = np.random.default_rng(0).integers(0, 255, (2, 4, 48, 64, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [["weights"], ["ovstad", "video", "table", "draw", "worlds"],
           ["formats.files", "formats.rows", "formats.sentences"],
           ["metric", "formats", "baselines", "stream", "tracker", "results"],
-          ["data", "diagnosis", "formats.cvat"], ["engine"], ["training", "benchmarks"],
+          ["data", "diagnosis", "words", "formats.cvat"], ["engine"], ["training", "benchmarks"],
           ["train_align", "train_finetune", "evaluate", "detect_humans", "check_data", "export"],
           ["detect_actions", "bench"], ["toy"]]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
