@@ -4,11 +4,13 @@ import argparse
 import collections
 import os
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from check_data import samples_of
+from conftest import in_processes
 from layouts import BOX, FAR, hcstvg_entries, make, rows, vidor, vidstg_entry, write
 
 from table import ROW_ARRAYS, cached, distinct, make_annotations, merge, sample_fraction
@@ -124,6 +126,19 @@ def test_parsed_table_comes_from_the_cache_until_its_source_changes(counted):
     assert len(calls) == 4                                     # and the old ones are gone
     folders = [path for path in source.parent.glob(".ovstad_cache/*") if path.is_dir()]
     assert len(folders) == 2 and all((folder / "rest.json").is_file() for folder in folders)
+
+
+def test_processes_that_ask_at_the_same_time_parse_a_table_once(tmp_path):
+    source, calls = write(tmp_path / "source.txt", "1"), tmp_path / "calls"
+
+    def build():
+        with open(calls, "a") as file:
+            file.write("parsed\n")
+        time.sleep(0.5)                                        # the others come meanwhile
+        return make([(0, 902, BOX, 0)])
+
+    in_processes(3, cached, tmp_path, "set", [source], [], build)
+    assert calls.read_text() == "parsed\n"
 
 
 @pytest.mark.parametrize("name", ["box.npy", "person.npy", "rest.json"])
