@@ -65,6 +65,10 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
         jhmdb, splits = read_splits(
             lambda split: data.read_dataset("jhmdb-21", args.jhmdb, f"test{split or ''}"),
             args.split)
+        if len(splits) == 1:                                 # ACT's detections count its videos
+            split, = splits
+            jhmdb = data.read_dataset("jhmdb-21", args.jhmdb, f"test{split}")
+            splits = {split: np.arange(len(jhmdb.videos))}
         sets = [(folder or "data/ucf101-24", TestSet("UCF101-24", ucf, novel=[])),
                 (args.jhmdb or "data/jhmdb-21", TestSet("JHMDB-21", jhmdb, splits, jhmdb.texts))]
     elif benchmark == "ov-ava":

@@ -62,12 +62,13 @@ def truth_scores_one(table: Annotations) -> float:
     return frame_map(table, found, "ava" if table.size is None else "act")["mean_ap"]["all"]
 
 
-def video_fault(job: tuple[str, float, str, bool, list[int]]) -> str:
+def video_fault(job: tuple[str, float, str, bool, list[int], int]) -> str:
     """Why a video is not the annotated one or cannot be read up to its last keyframe, or "".
 
-    job: its file, that keyframe, its unit, whether it is on AVA's clock, and its size or zeros.
+    job: its file, that keyframe, its unit, whether it is on AVA's clock; its size and number of
+    frames, or zeros.
     """
-    file, last, unit, ava_clock, size = job
+    file, last, unit, ava_clock, size, frames = job
     try:
         reader = open_video(file)
         height, width = reader.clip(0, frames=1).shape[1:3]
@@ -78,6 +79,9 @@ def video_fault(job: tuple[str, float, str, bool, list[int]]) -> str:
         return f"{file}: {type(error).__name__}: {error}".splitlines()[0]
     if last >= length:
         return f"{file}: {length:g} {unit.rstrip('s')}s long, but annotated at {last:g}"
+    if frames and abs(frames - length) > max(2, 0.05 * frames):        # official counts err by 2
+        return (f"{file}: {length} frames, but annotated as {frames}; boxes lie on other frames if "
+                "it was cut, or converted to another rate")
     return "" if same_shape(size, (width, height)) else (
         f"{file}: its picture is {width}x{height}, but annotated as {size[0]}x{size[1]}; its boxes "
         "lie elsewhere if it was cropped, padded or turned")
@@ -126,6 +130,9 @@ def main() -> int:
         if getattr(args, name) != parser.get_default(name):
             raise ValueError(f"--{name} means nothing {'with' if args.labels else 'without'} "
                              "--import; leave it out")
+    if args.novel and args.dataset in PAPER_COUNTS:
+        raise ValueError(f"--novel: {args.dataset} has sentences and no classes; train_align.py "
+                         "--novel leaves out those that name one")
     check_folder(args.out)
     if args.novel:
         read_names(args.novel)
@@ -161,7 +168,8 @@ def main() -> int:
     first, last = table.keyframe_starts()[:-1], np.zeros(len(table.videos))
     np.maximum.at(last, table.video[first], table.keyframe[first])
     size = np.zeros((len(last), 2), int) if table.size is None else table.size
-    jobs = [(file, last[v], str(table.unit[v]), table.ava_clock, size[v].tolist())
+    frames = np.zeros(len(last), int) if table.lengths is None else table.lengths
+    jobs = [(file, last[v], str(table.unit[v]), table.ava_clock, size[v].tolist(), int(frames[v]))
             for v, file in enumerate(table.files) if file]
     broken = [fault for fault in parallel(video_fault, jobs, "videos") if fault]
     out.mkdir(parents=True, exist_ok=True)
@@ -175,7 +183,7 @@ def main() -> int:
     lines = f"{HEAD}{args.dataset}", *faults, *missing, *broken
     report.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"faults     {len(faults):,} in the annotation, {len(missing):,} videos missing, "
-          f"{len(broken):,} broken, too short or of another shape: {report}")
+          f"{len(broken):,} broken, too short or of another shape or length: {report}")
     if jobs and (pictures := sample_keyframes(table)):
         pictures.save(sheet)
         print(f"look at {sheet}: do the boxes hold the people, do the texts say what they do?")

@@ -453,8 +453,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--video-map", action="store_true", help="also video mAP at 0.2, 0.5, 0.5:0.95 (pickles)")
     add("--why", action="store_true", help="what may be wrong: names, times, boxes, labels; always "
         "told under a mAP of 1 per cent")
-    add("--json", metavar="FILE", help="write everything that was found, to be cited")
-    add("--plot", metavar="PNG", help="draw the AP of each class; of several results the first")
+    add("--json", metavar="FILE", help="write everything that was found, to be cited; an earlier "
+        "FILE is replaced")
+    add("--plot", metavar="PNG", help="draw the AP of each class, of several results the first; an "
+        "earlier PNG is replaced")
     args = parser.parse_args(argv)
     for name in ONLY_FILES if args.ckpt else ONLY_CKPT:
         if getattr(args, name) != parser.get_default(name):
@@ -472,7 +474,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             raise ValueError(f"--beta {beta:g} is not in [0, 1]: 1 is region only, 0 global only")
     betas = [f"{beta:.15g}" for beta in args.beta or []]     # as names of files have them
     paths = [os.path.realpath(path) for path in args.predictions or []]
-    for name, values in (("beta", betas), ("ckpt", args.ckpt or []), ("predictions", paths)):
+    for name, values in (("beta", betas), ("ckpt", args.ckpt or []), ("predictions", paths),
+                         ("protocol", args.protocol or [])):
         if len(set(values)) < len(values):
             raise ValueError(f"--{name} {' '.join(values)}: one is there twice")
     if args.video_map and (args.exclude or args.max_per_keyframe):

@@ -38,6 +38,7 @@ class Annotations:
     files: list[str] = field(default_factory=list)       # per video: a file or folder, "" if absent
     ava_clock: bool = False                              # keyframes and strides as `read_ava` says
     size: np.ndarray | None = None                       # (videos, 2) int32 width, height in pixels
+    lengths: np.ndarray | None = None                    # (videos,) frames of each, 0: not said
     person: np.ndarray | None = None                     # (n,) int32, a person in its video, or -1
     ids: list[int] | None = None                         # official id of each text; else 1, 2, ...
     descriptions: int = 0                                # of an alignment set: before any split
@@ -200,6 +201,8 @@ def merge(sets: list[Annotations]) -> Annotations:
                        unit=np.concatenate([one.unit for one in sets]),
                        size=(None if any(one.size is None for one in sets)
                              else np.concatenate([one.size for one in sets])),
+                       lengths=(None if any(one.lengths is None for one in sets)
+                                else np.concatenate([one.lengths for one in sets])),
                        files=[file for one in sets for file in one.files],
                        descriptions=sum(one.descriptions for one in sets),
                        faults=[fault for one in sets for fault in one.faults])

@@ -206,7 +206,11 @@ def read_coco(path) -> list[Labelled]:
         video, frame = known(image, "video_id", videos, where), whole(image, "frame_id", where)
         images[i] = video, frame
         video.frames.append(frame)
-        video.size = video.size or size_in(image, where)
+        own = size_in(image, where)
+        video.size = video.size or own
+        if own and own != video.size:
+            raise ValueError(f"{where}: is {own[0]}x{own[1]}, its video {video.size[0]}x"
+                             f"{video.size[1]}; boxes in pixels need one size")
     for i, one in enumerate(field(content, "annotations", list, path)):
         where = f"{path}: annotation {i}"
         video, frame = known(one, "image_id", images, where)

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +122,8 @@ class SafeUnpickler(pickle.Unpickler):
             return self.allowed[name]
         if (module, name) == ("_codecs", "encode"):            # Python 2's bytes of an array
             return lambda text, encoding: text.encode("latin1")
+        if name == "bytes" and module in ("__builtin__", "builtins"):
+            return lambda: b""                                 # of an empty array, protocol 2
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         raise ValueError(f"holds {module}.{name}, which is neither data nor a numpy array; not "
@@ -270,15 +273,21 @@ def find_file(files: list[Path], patterns: list[str], root, source: str) -> Path
 
 def videos_on_disk(keys: list[str], files: list[Path], frames: list[Path]) -> list[str]:
     """For each video key its frame folder, or the video file of that name in any folder, or ""."""
-    stems = {path.stem: str(path) for path in reversed(files)
-             if path.suffix.lower() in VIDEO_SUFFIXES}
+    stems, twice = {}, []
+    for path in (path for path in files if path.suffix.lower() in VIDEO_SUFFIXES):
+        first = stems.setdefault(path.stem, path)
+        if first.suffix == path.suffix and first.stat().st_size != path.stat().st_size:
+            twice.append(f"{first}, which is read, and {path}")
+    if twice and os.environ.get("RANK", "0") == "0":
+        print(f"{len(twice)} videos are there twice and differ, such as {twice[0]}",
+              file=sys.stderr)
     found = []
     for key in keys:
         name = Path(key.rsplit("/", 1)[-1])
         name = name.stem if name.suffix.lower() in VIDEO_SUFFIXES else name.name
         folders = (folder / key for folder in frames)
         found.append(next((str(folder) for folder in folders if folder.is_dir()),
-                          stems.get(name, "")))
+                          str(stems.get(name, ""))))
     return found
 
 

@@ -56,7 +56,7 @@ def read_descriptions(data, split: str = "train",
 
 
 def hcstvg_table(path) -> Annotations:
-    entries, sentences, faults, sizes = load_json(path), {}, [], []
+    entries, sentences, faults, sizes, lengths = load_json(path), {}, [], [], []
     check_kind(entries, dict, path, "HC-STVG's one object, clip name -> entry")
     parts, tubes = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)], []
     for v, (clip, entry) in enumerate(entries.items()):
@@ -69,6 +69,7 @@ def hcstvg_table(path) -> Annotations:
         short = split_sentences(text)[:len(box)]               # never more sentences than frames
         start, end, frames = (field({key: 0} | entry, key, NUMBER, where)
                               for key in ("st_time", "ed_time", "img_num"))
+        lengths.append(int(frames))
         said = (end - start) * frames / 20                     # 0 where one of them is not said
         if said and abs(said - len(box)) > said / 4:
             faults.append(f"{path.name}: {clip}: {len(box)} boxes, but its times span {said:.0f} "
@@ -88,7 +89,8 @@ def hcstvg_table(path) -> Annotations:
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(entries, sentences, video, frame, box, text, faults=faults,
                             descriptions=len(parts) - 1,
-                            size=np.array(sizes, np.int32).reshape(-1, 2))
+                            size=np.array(sizes, np.int32).reshape(-1, 2),
+                            lengths=np.array(lengths, np.int64))
 
 
 def hcstvg_entry(entry, where: str) -> tuple[np.ndarray, int, np.ndarray, str]:

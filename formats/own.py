@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from formats.rows import find, read_rows
-from table import Annotations, distinct, make_annotations
+from table import Annotations, distinct, keyframe_key, make_annotations
 
 
 def read_csv(path, root=None) -> Annotations:
@@ -44,4 +44,7 @@ def read_csv(path, root=None) -> Annotations:
     rows.complain(~distinct(*columns), lambda row: "the row is there twice: "
                   f"{rows.videos[rows.video[row]]}, {rows.keyframe[row]:g}, "
                   f"{rows.texts[rows.text[row]]!r}")
-    return make_annotations(rows.videos, known, *columns, rows.person, unit="second", files=files)
+    key = keyframe_key(rows.video, rows.keyframe)
+    kept = ~(rows.nobody & np.isin(key, key[~rows.nobody]))    # a list of keyframes, then the boxes
+    columns = [column if column is None else column[kept] for column in (*columns, rows.person)]
+    return make_annotations(rows.videos, known, *columns, unit="second", files=files)

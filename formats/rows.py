@@ -173,7 +173,7 @@ def csv_rows(path):
                     yield lines, rows
     except csv.Error as error:
         raise ValueError(f"{path}:{line + len(rows)}: not a row of a CSV ({error}); "
-                         "is a quote not closed?") from None
+                         "is it JSON, or is a quote not closed?") from None
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a text file in UTF-8 with commas ({error})") from None
 

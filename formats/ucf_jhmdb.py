@@ -191,7 +191,8 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every: bool, faults
             parts.append((np.zeros((n, 4)), np.flatnonzero(empty), *same))
     box, frame, video, text, person = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(videos, classes, video, frame, box, text, person, faults=faults,
-                            size=np.array(size, np.int32).reshape(-1, 2))
+                            size=np.array(size, np.int32).reshape(-1, 2),
+                            lengths=np.array(n_frames, np.int64))
 
 
 def read_act_pickle(path, split: int = 1) -> Annotations:

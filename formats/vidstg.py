@@ -11,6 +11,7 @@
 Frames count from 0, an end is exclusive.
 """
 
+import filecmp
 from bisect import bisect_left
 from collections import defaultdict
 from pathlib import Path
@@ -39,7 +40,12 @@ def read_vidstg(data, vidor, split: str = "train") -> Annotations:
         return merge([read_vidstg(data, vidor, part) for part in ("train", "val", "test")])
     path = find_file(walk(data)[0], [f"{split}_annotations.json"], data, VIDSTG_SOURCE)
     files, _ = walk(vidor)
-    jsons = {file.stem: file for file in files if file.suffix == ".json" and file.stem.isdigit()}
+    jsons = {}
+    for file in (file for file in files if file.suffix == ".json" and file.stem.isdigit()):
+        first = jsons.setdefault(file.stem, file)
+        if first != file and not filecmp.cmp(first, file, shallow=False):
+            raise ValueError(f"{first} and {file}: which of them? They differ; move the wrong one "
+                             f"out of {vidor}")
     if not jsons:
         raise FileNotFoundError(f"no VidOR annotation (<group>/<video>.json) is under {vidor}; "
                                 f"get it from {VIDOR_SOURCE}")
@@ -83,47 +89,49 @@ def vidstg_table(path, jsons: dict[str, Path]) -> Annotations:
               if video not in jsons]
     there = [(v, video) for v, video in enumerate(by_video) if video in jsons]
     jobs = [(jsons[video], by_video[video]) for _, video in there]
-    parts, sizes = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)], {}
+    parts = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 3)]
+    shapes = np.zeros((len(by_video), 3), np.int32)            # width, height, frames
     for (v, _), found in zip(there, parallel(vidor_rows, jobs, "VidOR")):
-        box, frame, text, sizes[v], wrong = found
+        box, frame, text, shapes[v], wrong = found
         parts.append((box, frame, np.full(len(box), v), text))
         faults += wrong
     box, frame, video, text = (np.concatenate(column) for column in zip(*parts))
     return make_annotations(by_video, sentences, video, frame, box, text, faults=faults,
-                            descriptions=len(samples),
-                            size=np.array([sizes.get(v, (0, 0)) for v in range(len(by_video))],
-                                          np.int32).reshape(-1, 2))
+                            descriptions=len(samples), size=shapes[:, :2].copy(),
+                            lengths=shapes[:, 2].astype(np.int64))
 
 
 def vidor_rows(job) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Boxes (n, 4), frame indices (n,), texts (n,), picture size and faults of a VidOR file.
+    """Boxes (n, 4), frame indices and texts (n,), (width, height, frames), faults of a VidOR file.
 
     job: its path, (text, tid, begin, end)s.
     """
     path, samples = job
     parts, faults = [(np.zeros((0, 4)), *[np.zeros(0, np.int64)] * 2)], []
     try:
-        size, tracks = vidor_tracks(path)
+        shape, tracks = vidor_tracks(path)
     except ValueError as error:                                # one file of thousands
-        size, samples, faults = np.zeros(2), [], [f"{path.name}: left out: {error}"]
+        shape, samples, faults = np.zeros(3), [], [f"{path.name}: left out: {error}"]
     for text, tid, begin, end in samples:
         frames, boxes = tracks.get(tid, ([], []))
         first, last = bisect_left(frames, begin), bisect_left(frames, end)
-        box, good = clip_boxes(np.array(boxes[first:last], np.float64).reshape(-1, 4) / size)
+        box = np.array(boxes[first:last], np.float64).reshape(-1, 4)
+        box, good = clip_boxes(box / np.tile(shape[:2], 2))
         if good.sum() < end - begin:
             faults.append(f"{path.name}: object {tid}, frames {begin} to {end - 1}: "
                           f"{end - begin - (last - first)} without a box, "
                           f"{(~good).sum()} boxes outside the picture or empty, left out")
         parts.append((box[good], np.array(frames[first:last], np.int64)[good],
                       np.full(good.sum(), text)))
-    return *(np.concatenate(column) for column in zip(*parts)), size[:2], faults
+    return *(np.concatenate(column) for column in zip(*parts)), shape, faults
 
 
 def vidor_tracks(path) -> tuple[np.ndarray, dict[int, tuple[list[int], list[list[float]]]]]:
-    """The picture's size (w, h, w, h), and the frames and pixel boxes (4) of each tid."""
+    """(width, height, number of frames), and the frames and pixel boxes (4) of each tid."""
     found, tracks = load_json(path), defaultdict(dict)
     size = [whole(found, key, path, 1) for key in ("width", "height")]
-    for frame, items in enumerate(field(found, "trajectories", list, path)):
+    trajectories = field(found, "trajectories", list, path)
+    for frame, items in enumerate(trajectories):
         where = f"{path}: trajectories, frame {frame}"
         check_kind(items, list, where)
         for item in items:
@@ -135,5 +143,5 @@ def vidor_tracks(path) -> tuple[np.ndarray, dict[int, tuple[list[int], list[list
                 raise ValueError(f"{where}: two boxes of tid {tid}")
     boxes = [box for track in tracks.values() for box in track.values()]
     check_pixels(path, [np.array(boxes).reshape(-1, 4)])
-    size = np.array(size * 2, np.float64)
-    return size, {tid: (list(track), list(track.values())) for tid, track in tracks.items()}
+    shape = np.array([*size, len(trajectories)], np.float64)
+    return shape, {tid: (list(track), list(track.values())) for tid, track in tracks.items()}

@@ -11,6 +11,7 @@ import pytest
 from formats.vidstg import vidstg_samples
 from layouts import (H, SAMPLES, W, ava_folder, hcstvg_entries, needs_samples, render, square,
                      vidor, write)
+from video import packet_index
 
 
 @pytest.fixture
@@ -72,6 +73,12 @@ def test_check_of_real_vidstg_entries_with_a_rendered_video(tmp_path, check):
     assert "1 broken, too short or of another shape" in check(*flags, "--split", "val")
     faults = (tmp_path / "out" / "val_faults.txt").read_text()
     assert f"its picture is {W}x{H}, but annotated as {W}x{2 * H}" in faults
+    render(tmp_path / "vidor" / "video" / "0001" / f"{video}.mp4", 2 * end)      # twice the rate
+    packet_index.cache_clear()
+    vidor(tmp_path / "vidor", video, {tid: {i: square(i) for i in range(end)}}, end, (W, H))
+    check(*flags, "--split", "val")
+    faults = (tmp_path / "out" / "val_faults.txt").read_text()
+    assert f"{2 * end} frames, but annotated as {end}; boxes lie on other frames" in faults
 
 
 @needs_samples
@@ -105,6 +112,7 @@ def test_a_file_that_check_data_did_not_write_is_left_alone(tmp_path, check, nam
 
 
 @pytest.mark.parametrize("flags, says", [
+    ("--dataset hcstvg --novel n.txt", "hcstvg has sentences and no classes"),
     ("--every 2", "--every means nothing without --import"),
     *((f"--import a.xml {flags}", says) for flags, says in (
         ("--dataset ava", "--dataset means nothing with --import"),

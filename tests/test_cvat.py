@@ -188,6 +188,7 @@ def test_coco_becomes_the_annotations_csv(folder):
     ("images", 1, {"id": 10}, "images: id 10 is there twice"),
     ("images", 1, {"video_id": 5}, "image 11: video_id 5 is nowhere in the file"),
     ("images", 0, {"width": "200"}, "image 10: width is a str"),
+    ("images", 1, {"width": 100, "height": 50}, "image 11: is 100x50, its video 200x100; boxes"),
     ("videos", 0, {"name": ["a"]}, "video 1: name is a list; expected str"),
     ("videos", 1, {"id": 1, "name": "b.mp4"}, "videos: id 1 is there twice"),
     ("categories", 0, {"name": 5}, "category 4: name is a int; expected str"),

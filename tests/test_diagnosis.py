@@ -38,7 +38,7 @@ def test_good_detections_are_not_blamed(perfect, capsys):
 def test_rows_that_are_there_twice_and_keyframes_without_detections_are_told(perfect, capsys):
     truth, found = perfect
     check_names("p.csv", truth, found.select(np.repeat(np.arange(30), 2)))
-    assert "15 detections of v0 are there twice" in capsys.readouterr().err
+    assert "30 detections are there twice" in capsys.readouterr().err
     check_names("p.csv", truth.select(np.repeat(np.arange(30), 2)), found)
     assert "30 annotated boxes are there twice" in capsys.readouterr().err
     check_names("p.csv", truth, found.select(np.arange(30) % 6 < 3))

@@ -54,7 +54,7 @@ def test_csv_with_header_people_and_an_empty_keyframe_becomes_the_table(tmp_path
     path = write(tmp_path / "clips.csv", "video,keyframe,x1,y1,x2,y2,text,person\n"
                  "videos/c d.mp4,2.5,0.1,0.2,0.3,0.4,\"wave, then sit\",7\n\n"
                  "videos/-a_b.mp4,1,0,0,1,1,walk,\n"
-                 "videos/c d.mp4,1\n"
+                 "videos/c d.mp4,1\nvideos/-a_b.mp4,1\n"    # somebody is on the latter
                  "videos/c d.mp4,2.5,0.1,0.2,0.3,0.4,walk,7\n")
     a = read_csv(path)
     assert a.texts == ["walk", "wave, then sit"]
@@ -88,10 +88,11 @@ def test_pickle_that_would_run_code_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_values_and_arrays_survive_the_safe_unpickler(tmp_path, protocol):
     value = {"a": [1, 2.5, "x", None, True], ("k", 1): np.arange(6, dtype=np.uint8).reshape(2, 3),
-             "n": np.uint16(7), "f": np.asfortranarray(np.ones((2, 2), np.float32))}
+             "n": np.uint16(7), "f": np.asfortranarray(np.ones((2, 2), np.float32)),
+             "nobody": np.zeros((0, 5))}
     (tmp_path / "v.pkl").write_bytes(pickle.dumps(value, protocol))
     back = load_pickle(tmp_path / "v.pkl")
-    assert back["a"] == value["a"] and back["n"] == 7 and back["n"].dtype == np.uint16
+    assert back["nobody"].shape == (0, 5) and back["a"] == value["a"] and back["n"] == 7 and back["n"].dtype == np.uint16
     assert (back["k", 1] == value["k", 1]).all() and (back["f"] == 1).all()
 
 
@@ -131,7 +132,7 @@ def test_ucf101_24_has_the_official_counts_and_agrees_with_acts_annotation_box_b
     assert (np.array(sorted(ours.tolist())) == np.array(sorted(theirs.tolist()))).all()
 
 
-def test_act_pickle_counts_frames_from_one_and_gives_height_first(tmp_path):
+def test_act_pickle_counts_frames_from_one_and_gives_height_first(tmp_path, capsys):
     videos = ["Biking/v_Biking_g08_c01", "Biking/v_Biking_g01_c01",
               "WalkingWithDog/v_WalkingWithDog_g01_c02"]
     whole = [1, 0, 0, 320, 240]
@@ -158,6 +159,10 @@ def test_act_pickle_counts_frames_from_one_and_gives_height_first(tmp_path):
         for reason in ("the picture or empty", "frames 1 to 4")]
     train = data.read_ucf101_24(tmp_path, "train")
     assert rows(train) == [(videos[0], 0, "biking")] and train.files == [""]
+    write(tmp_path / "more" / (videos[2] + ".avi"), "another")
+    data.read_ucf101_24(tmp_path, "test")
+    assert re.search("1 videos are there twice and differ, such as .*more.*, which is read, and "
+                     ".*videos", capsys.readouterr().err)
     write(tmp_path / "copy" / "UCF101v2-GT.pkl", gt)           # the same once more
     assert data.read_ucf101_24(tmp_path, "train").videos == train.videos
     write(tmp_path / "copy" / "UCF101v2-GT.pkl", gt | {"labels": []})
