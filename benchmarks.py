@@ -105,7 +105,8 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
                                        one.truth.box[rows].astype(np.float32),
                                        np.ones(len(rows), np.float32))
         else:
-            one.proposals, one.min_score = read_people(one, min_score), min_score
+            one.proposals = read_people(path, one.truth, min_score, one.name)
+            one.min_score = min_score
     return benchmark, [one for _, one in sets]
 
 
@@ -123,27 +124,30 @@ def read_splits(read, wanted: list[int] | None) -> tuple[Annotations, dict[int, 
     return truth.select(np.isin(truth.video, np.concatenate([*splits.values()]))), splits
 
 
-def read_people(one: TestSet, min_score: float) -> Detections:
-    """A test set's proposals of that score; ValueError if many videos have none."""
-    everything = read_proposals(one.boxes_from, one.truth)
+def read_people(path: str, truth: Annotations, min_score: float, name: str) -> Detections:
+    """The proposals of that score in a file, of scripts that need people on all keyframes.
+
+    ValueError if many videos of the truth have no row there; notes where some have none.
+    """
+    everything = read_proposals(path, truth)
     proposals = everything.select(everything.score >= min_score)
     if not len(proposals):
-        raise ValueError(f"{one.boxes_from}: no box of score {min_score:g} or more on a keyframe "
-                         f"of {one.name}; give a lower --score")
-    videos, without = np.unique(one.truth.video), np.setdiff1d(one.truth.video, everything.video)
+        raise ValueError(f"{path}: no box of score {min_score:g} or more on a keyframe of {name}; "
+                         "give a lower --score")
+    videos, without = np.unique(truth.video), np.setdiff1d(truth.video, everything.video)
     if len(without):
-        lack = (f"{one.name}: {len(without)} of {len(videos)} videos have no row in "
-                f"{one.boxes_from}, such as {one.truth.videos[without[0]]}")
+        lack = (f"{name}: {len(without)} of {len(videos)} videos have no row in {path}, such as "
+                f"{truth.videos[without[0]]}")
         if len(without) > len(videos) / 4:                   # our judgement: it is of other videos
-            raise ValueError(f"{lack}; find the people in all, or choose fewer splits (--split)")
+            raise ValueError(f"{lack}; find the people in all of them")
         if engine.is_main():
             print(f"{lack}; whoever is in them is missed", file=sys.stderr)
-    rows = people_of(one.truth)
-    keys = np.unique(keyframe_key(one.truth.video[rows], one.truth.keyframe[rows]))
+    rows = people_of(truth)
+    keys = np.unique(keyframe_key(truth.video[rows], truth.keyframe[rows]))
     lack = ~np.isin(keys, keyframe_key(everything.video, everything.keyframe))
     if 10 * lack.sum() > len(keys) and engine.is_main():     # our judgement: not the detector alone
-        print(f"{one.name}: {lack.sum()} of {len(keys)} keyframes with people have no row in "
-              f"{one.boxes_from}; whoever is on them is missed", file=sys.stderr)
+        print(f"{name}: {lack.sum()} of {len(keys)} keyframes with people have no row in {path}; "
+              "whoever is on them is missed", file=sys.stderr)
     return proposals
 
 

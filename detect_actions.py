@@ -99,7 +99,7 @@ class Settings:
         "output", None, "file of a font; by default one that has the words' letters", type=str)
     max_seconds: float | None = setting(
         "run", None, "stop there; for streams and first looks", (0.001, 1e9), type=float)
-    fps: float = setting("run", 25.0, "of folders of frames", (0.001, 1000))
+    fps: float = setting("run", 30.0, "of folders of frames; other scripts count 30", (0.001, 1000))
     amp: bool = setting("run", False, "compute in bfloat16 where it is safe")
 
     def __post_init__(self):
@@ -162,6 +162,9 @@ def read_people(path, videos: list[str], person_score: float) -> list[dict[float
     if not any((score >= person_score).any() for score in scores):
         for folder in filter(os.path.isdir, videos):
             numbered_frames(folder)                          # a folder of videos is none
+        if (owner >= 0).any():
+            raise ValueError(f"{path}: no box of {', '.join(videos[:3])} has a score of "
+                             f"--person-score {person_score:g} or more; give a lower one")
         raise ValueError(f"{path}: has no box of {', '.join(videos[:3])} of --person-score "
                          f"{person_score:g}; it names {', '.join(known[:3])}. Write the video's "
                          "path or file name in the first column")

@@ -25,8 +25,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 import draw
-from video import (numbered_frames, open_container, packets, read_picture, same_shape, scaled_size,
-                   upright_rgb)
+from video import (UNTOLD, numbered_frames, open_container, packets, read_picture, same_shape,
+                   scaled_size, upright_rgb)
 
 # a new scene: mean change of grey (of 255) from frame to frame, and how often the usual one
 CUT = 15, 3
@@ -53,7 +53,7 @@ def decode(container, stream, errors=None) -> Iterator[av.VideoFrame | av.AudioF
 class Source:
     """A video that is read once; `is_live` of one that has no end and does not wait: a camera."""
 
-    def __init__(self, video, fps: float = 25.0, limit: float | None = None,
+    def __init__(self, video, fps: float = 30.0, limit: float | None = None,
                  stop: threading.Event | None = None):
         """fps: of folders of frames. It ends after `limit` seconds, or where stop is set."""
         self.name, self.limit, self.stop = os.fspath(video), limit or inf, stop
@@ -86,10 +86,11 @@ class Source:
             self.pictures = self.read_file(container, stream)
         self.duration = self.duration and min(self.duration, self.limit)       # None: not known
 
-    def read_file(self, container, stream) -> Iterator[tuple[float, av.VideoFrame]]:
+    def read_file(self, container, stream) -> Iterator[tuple[float | None, av.VideoFrame]]:
+        is_untold = container.format.name in UNTOLD and stream.codec_context.has_b_frames
         with container:                          # or its threads would live on
-            for frame in decode(container, stream, self.lost):
-                yield frame.time, frame
+            for i, frame in enumerate(decode(container, stream, self.lost)):
+                yield None if is_untold and i else frame.time, frame
 
     def read_folder(self) -> Iterator[tuple[float, av.VideoFrame]]:
         for i, path in enumerate(numbered_frames(self.name)):
@@ -253,7 +254,7 @@ class Film:
 
     def __init__(self, path, source: Source, first: av.VideoFrame, legend: str, font: str | None):
         self.source, self.legend, self.font = source, legend, font
-        self.reformatter = VideoReformatter()
+        self.reformatter, self.pts = VideoReformatter(), -1
         self.size = scaled_size(first.width, first.height, None, 2)          # even, for H.264
         # fragments while it is written, an ordinary file once it is closed
         self.container = av.open(str(path), "w", format="mp4",
@@ -271,7 +272,8 @@ class Film:
         """The next frame, at `time` (seconds); people: as `draw.draw_people` takes them."""
         rgb = upright_rgb(frame, *self.size, self.reformatter)
         drawn = av.VideoFrame.from_ndarray(draw.draw_people(rgb, people, self.legend, self.font))
-        drawn.pts, drawn.time_base = round(time * TICKS), Fraction(1, TICKS)
+        self.pts = max(round(time * TICKS), self.pts + 1)    # it must grow
+        drawn.pts, drawn.time_base = self.pts, Fraction(1, TICKS)
         self.add_sound(time)
         self.container.mux(self.video.encode(drawn))
 

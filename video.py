@@ -80,7 +80,21 @@ def packets(container, stream, errors: list | None = None):
             return
 
 
-@functools.lru_cache(maxsize=4096)
+UNTOLD = ("avi", "asf", "mpeg", "mxf")    # containers that do not tell when B-frames appear
+
+
+def cached_by_file(function):
+    """function(path), computed once for each state of a file or folder."""
+    known = functools.lru_cache(maxsize=4096)(lambda path, *state: function(path))
+
+    @functools.wraps(function)
+    def call(path):
+        state = os.stat(path)
+        return known(path, state.st_size, state.st_mtime_ns)
+    return call
+
+
+@cached_by_file
 def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Times of all frames in display order, and of the key frames, in the stream's unit, from packets.
 
@@ -98,7 +112,7 @@ def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
     untold = any(b < a for a, b in zip(sent, sent[1:]))      # two recordings, one after the other
     untold |= container_format.endswith(("mjpeg", "_pipe"))   # bare pictures: seeks land inside one
     # B-frames are sent before they appear; where all packets say otherwise, none tells when
-    untold |= bool(has_b_frames) and (container_format in ("avi", "asf", "mpeg")
+    untold |= bool(has_b_frames) and (container_format in UNTOLD
                                       or all(pts == dts for pts, dts, *_ in read))
     if not found:
         raise ValueError(f"{path}: no frame can be decoded")
@@ -282,7 +296,7 @@ class VideoReader:
 
 # ---------------------------------------------------------------- folders of frames
 
-@functools.lru_cache(maxsize=4096)
+@cached_by_file
 def numbered_frames(folder: str) -> list[str]:
     """The JPEG and PNG files of a folder in the order of the last number in their names."""
     numbered = []

@@ -39,11 +39,12 @@ def replacing(path, binary: bool = False):
             yield file
         os.replace(part, path)
     except (OSError, RuntimeError) as error:                   # torch's writer hides a full disk
-        full = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(full, OSError):
+        hidden = error if isinstance(error, OSError) else error.__context__        # and Ctrl-C
+        if not isinstance(hidden, (OSError, KeyboardInterrupt)):
             raise
-        full.filename = full.filename or str(path)
-        raise full from None
+        if isinstance(hidden, OSError):
+            hidden.filename = hidden.filename or str(path)
+        raise hidden from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -11,7 +11,6 @@ import pytest
 from formats.vidstg import vidstg_samples
 from layouts import (H, SAMPLES, W, ava_folder, hcstvg_entries, needs_samples, render, square,
                      vidor, write)
-from video import packet_index
 
 
 @pytest.fixture
@@ -74,7 +73,6 @@ def test_check_of_real_vidstg_entries_with_a_rendered_video(tmp_path, check):
     faults = (tmp_path / "out" / "val_faults.txt").read_text()
     assert f"its picture is {W}x{H}, but annotated as {W}x{2 * H}" in faults
     render(tmp_path / "vidor" / "video" / "0001" / f"{video}.mp4", 2 * end)      # twice the rate
-    packet_index.cache_clear()
     vidor(tmp_path / "vidor", video, {tid: {i: square(i) for i in range(end)}}, end, (W, H))
     check(*flags, "--split", "val")
     faults = (tmp_path / "out" / "val_faults.txt").read_text()

@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional as F
 
 from data import ClipDataset, augment, collate, normalise, swap_left_right
 from table import make_annotations
-from video import packet_index
 
 
 BOX = [0.1, 0.1, 0.9, 0.9]
@@ -155,7 +154,6 @@ def test_clips_of_equal_size_are_batched_together_with_the_rows_of_their_boxes(t
 
 def test_an_unreadable_clip_is_named_with_its_reason(table, tmp_path):
     (tmp_path / "b.mp4").write_bytes(b"broken")
-    packet_index.cache_clear()
     for clips in (ClipDataset(table, 4, 2, short_side=32, patch=8),
                   ClipDataset(table, 4, 2, crop=48, scale=(48, 64))):
         item = clips[1] if clips.crop is None else clips[1, 0, None]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import in_processes, start_processes
+from formats.files import replacing
 
 import engine
 import training
@@ -231,6 +232,20 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_nothing_else
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 1
     assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_ctrl_c_while_a_file_is_written_stays_ctrl_c_and_leaves_the_old_file(tmp_path):
+    class Stopped:
+        def write(self, content):                            # torch's writer hides what this raises
+            raise KeyboardInterrupt
+
+        def flush(self):
+            pass
+
+    (tmp_path / "a.pt").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.pt", binary=True):
+        torch.save({"w": torch.ones(2)}, Stopped())
+    assert os.listdir(tmp_path) == ["a.pt"] and (tmp_path / "a.pt").read_bytes() == b"old"
 
 
 # ---------------------------------------------------------------- the loop's surroundings

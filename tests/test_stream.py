@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from test_video import write_video
 
 import stream
 from stream import Film, Keyframe, Source, in_thread, read_keyframes
@@ -110,6 +111,19 @@ def test_a_streams_clips_are_those_of_a_seek_to_each_keyframe(tmp_path, times):
         reader = VideoReader(str(path), 48, 8)
         for t, clip in found:
             np.testing.assert_array_equal(clip, reader.clip_at(t, T, stride), err_msg=str(t))
+
+
+def test_b_frames_of_an_avi_are_counted_as_the_reader_does_and_make_a_film(tmp_path):
+    path = Path(write_video(tmp_path / "v.avi", 50, bframes=2))
+    reader, source = VideoReader(str(path), 48, 8), Source(path)
+    for t, clip in clips_of(path, [0, 0.5, 1.0]):
+        np.testing.assert_array_equal(clip, reader.clip_at(t, 4, 2), err_msg=str(t))
+    film = None
+    for t, frame in source:
+        film = film or Film(tmp_path / "film.mp4", source, frame, "words", None)
+        film.add(t - 1e-17, frame, [])
+    film.close(source.end)
+    assert len(frames_of(tmp_path / "film.mp4")) == 50
 
 
 def test_a_turned_video_gives_upright_clips_as_the_reader_does(tmp_path):

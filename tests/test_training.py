@@ -380,12 +380,15 @@ def test_an_unreadable_video_is_named_and_training_goes_on_unless_most_are(world
     (train_finetune, "--device mps", "give cpu, cuda or cuda:N"),
     (train_finetune, "--score 0.5", "means nothing without --proposals"),
     (train_finetune, "--unmatched drop", "means nothing without --proposals"),
+    (train_finetune, "--proposals WORLD/low.csv", "low.csv: no box of score 0.3 or more"),
     (train_finetune, "--proposals nothing.csv", "nothing.csv")])
 def test_wrong_flags_are_explained(world, tmp_path, script, wrong, message):
     if "cuda" in wrong and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     (world / "nobody.csv").write_text("align/0000.mp4,1.5\n")
     (world / "typo.txt").write_text(f"{NOVEL[0]}\nboxing\n")
+    row = ",".join((world / "train.csv").read_text().splitlines()[1].split(",")[:6])
+    (world / "low.csv").write_text(f"{row},,0.1\n")
     with pytest.raises((ValueError, OSError)) as error:
         train(world, script, tmp_path / "out", wrong.replace("WORLD", str(world)))
     assert message in str(error.value)
