@@ -35,7 +35,7 @@ from weights import read_weights
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PROMPT = "a person {}"                           # Section 3.2
 BETA = 0.3                                       # Table 2: 30 % region, 70 % global
-# not in the paper: two arguments that ViCLIP's code never uses; it clamps tau at 0.01 from below only
+# not in the paper: two arguments that ViCLIP's code never uses; it clamps tau at 0.01 from below
 TAU_RANGE = (0.001, 0.5)
 
 
@@ -90,7 +90,7 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0,
     """Focal loss of N boxes against C texts, summed over both and divided by the number of boxes.
 
     logits, targets (N, C), targets 1 where the text is true of the box. `boxes` replaces N as the
-    divisor, for a batch spread over processes. No boxes: 0, still attached to the graph. The loss is
+    divisor, for a batch spread over processes. No boxes: 0, still attached to the graph. It is
     computed from logits: with tau = 0.01 a float32 sigmoid is exactly 1 beyond a cosine of 0.17.
     """
     logits, targets = logits.float(), targets.float()
@@ -134,7 +134,7 @@ def standardise(video: Tensor) -> Tensor:
 
 @functools.lru_cache
 def _tokenizer():
-    from open_clip.tokenizer import SimpleTokenizer          # late: it brings half of open_clip along
+    from open_clip.tokenizer import SimpleTokenizer          # late: it brings half of open_clip
     return SimpleTokenizer()
 
 
@@ -156,8 +156,9 @@ def prompts_of(template: str, names: list[str]) -> list[str]:
     prompts, seen = [template.replace("{}", name) for name in names], {}
     for name, tokens in zip(names, tokenize(prompts).tolist()):
         if (other := seen.setdefault(tuple(tokens), name)) != name:
-            raise ValueError(f"{other!r:.80} and {name!r:.80} are the same to the model, which reads "
-                             "no capitals and 30 tokens at most; give one of them, or other words")
+            raise ValueError(f"{other!r:.80} and {name!r:.80} are the same to the model, which "
+                             "reads no capitals and 30 tokens at most; give one of them, or other "
+                             "words")
     return prompts
 
 
@@ -181,8 +182,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     shape = q.shape
     inference = not (causal or torch.is_grad_enabled())
     if inference and q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # plain products use the processor's bfloat16 instructions, torch's attention on CPUs does not;
-        # 512 rows of one head at a time, so that their weights (512, L) stay in the cache
+        # plain products use the processor's bfloat16 instructions, torch's attention on CPUs does
+        # not; 512 rows of one head at a time, so that their weights (512, L) stay in the cache
         q, k, v = (q * q.shape[-1] ** -0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
         out = [torch.softmax(rows @ key.T, -1) @ value
                for query, key, value in zip(q, k, v) for rows in query.split(512)]
@@ -258,7 +259,7 @@ def patch_grid(video: Tensor, patch: int) -> tuple[int, int]:
 
 
 def resize_positions(positions: Tensor, h: int, w: int) -> Tensor:
-    """Embeddings of a square grid of patches (grid * grid, M) for another grid (h * w, M), bicubic."""
+    """Embeddings of a square grid of patches (grid * grid, M) for another (h * w, M), bicubic."""
     grid = math.isqrt(len(positions))
     if (h, w) == (grid, grid):
         return positions
@@ -293,16 +294,17 @@ class VideoEncoder(nn.Module):
         return space, time[0]
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """video (B, T, 3, H, W) -> class token (B, M), patch tokens (B, T, h, w, M), after ln_post."""
+        """video (B, T, 3, H, W) -> class token (B, M), patches (B, T, h, w, M), after ln_post."""
         B, T = video.shape[:2]
         p = self.conv1.kernel_size[1]
         h, w = patch_grid(video, p)
         # the stride-p convolution of disjoint patches, as the one matrix product that it is
-        x = video.reshape(B, T, 3, h, p, w, p).permute(0, 3, 5, 1, 2, 4, 6)     # (B, h, w, T, 3, p, p)
+        x = video.reshape(B, T, 3, h, p, w, p)
+        x = x.permute(0, 3, 5, 1, 2, 4, 6)                   # (B, h, w, T, 3, p, p)
         x = F.linear(x.reshape(B, h * w, T, 3 * p ** 2), self.conv1.weight.flatten(1))
         space, time = self.positions(T, h, w)
-        x = (x + space[:, None] + time).flatten(1, 2)        # (B, h*w*T, M): a patch in all its frames
-        class_token = self.class_embedding + self.positional_embedding[0]       # no temporal position
+        x = (x + space[:, None] + time).flatten(1, 2)        # (B, h*w*T, M): a patch in all frames
+        class_token = self.class_embedding + self.positional_embedding[0]       # no temporal one
         x = torch.cat([class_token.to(x.dtype).expand(B, 1, -1), x], dim=1)     # (B, 1 + h*w*T, M)
         x = self.ln_post(self.transformer(self.ln_pre(x)))
         return x[:, 0], x[:, 1:].view(B, h, w, T, -1).permute(0, 3, 1, 2, 4)
@@ -344,7 +346,7 @@ class ViCLIP(nn.Module):
         self.text_encoder = TextEncoder(ARCHS[arch])
 
     def set_gradient_checkpointing(self, on: bool) -> None:
-        """Recompute the video encoder's blocks in backward: less memory, about a third more time."""
+        """Recompute the video encoder's blocks in backward: less memory, a third more time."""
         self.vision_encoder.transformer.gradient_checkpointing = on
 
     @torch.no_grad()
@@ -360,8 +362,8 @@ class ViCLIP(nn.Module):
     def encode_video(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Global features and the map of a batch of clips; deterministic, every token used.
 
-        video (B, T, 3, H, W), float, normalised with ImageNet's mean and std, H and W multiples of the
-        patch -> f_global (B, D), f_map (B, T, h, w, M): patch tokens, not yet projected to D.
+        video (B, T, 3, H, W), float, normalised with ImageNet's mean and std, H and W multiples of
+        the patch -> f_global (B, D), f_map (B, T, h, w, M): patch tokens, not yet projected to D.
         """
         class_token, f_map = self.vision_encoder(video)
         return class_token @ self.vision_encoder.proj, f_map
@@ -369,11 +371,11 @@ class ViCLIP(nn.Module):
     def region_features(self, f_map: Tensor, boxes: list[Tensor]) -> Tensor:
         """Features (N, D) of B tensors of boxes (N_b, 4), xyxy in [0, 1], in the space of f_global.
 
-        The mean over time, RoIAlign, the mean over its bins and `proj` are all linear, so their order
-        is free: pooling first and projecting N vectors equals projecting every token of every frame.
+        The mean over time, RoIAlign, the mean over its bins and `proj` are all linear, so their
+        order is free: pooling first and projecting N vectors equals projecting every token.
         """
         feature_map = f_map.float().mean(dim=1).permute(0, 3, 1, 2)             # (B, M, h, w)
-        with torch.autocast(f_map.device.type, enabled=False):                  # float32: N is small
+        with torch.autocast(f_map.device.type, enabled=False):                  # N is small
             return pool_regions(feature_map, boxes) @ self.vision_encoder.proj.float()
 
     def encode_text(self, prompts: list[str]) -> Tensor:
@@ -428,7 +430,7 @@ def load_weights(model: ViCLIP, path: str) -> None:
 
 
 def load_model(path: str) -> tuple[ViCLIP, dict]:
-    """The model in a weights file, its size told by its shapes, and the record of our checkpoints."""
+    """The model in a weights file, its size told by its shapes, and our checkpoint's record."""
     state, record = read_weights(path)
     arch = arch_of(state)
     if record.get("stage") == "humans":

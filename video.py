@@ -2,10 +2,10 @@
 
 A reader knows `times`, when each frame appears, in display order and seconds after the first, and
 returns `frames(indices)`. A clip around a frame is a list of indices, and a second becomes an index
-by the times. Frames are RGB, upright (rotation metadata applied) and scaled while they are converted:
-short_side is what the shorter side becomes (None keeps the size), multiple what both sides are rounded
-to (the patch). While clips are read in order, each frame is decoded and converted once; `decoded`,
-`seeks` and `converted` count that.
+by the times. Frames are RGB, upright (rotation metadata applied) and scaled while they are
+converted: short_side is what the shorter side becomes (None keeps the size), multiple what both
+sides are rounded to (the patch). While clips are read in order, each frame is decoded and converted
+once; `decoded`, `seeks` and `converted` count that.
 """
 
 import functools
@@ -19,7 +19,8 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
-# decoders that can leave out frames to which no other refers, and give all others unchanged; not AV1's
+# decoders that can leave out frames to which no other refers and give all others unchanged; AV1's
+# cannot
 CAN_SKIP = ("h264", "hevc", "mpeg4")
 
 
@@ -62,7 +63,8 @@ def open_container(path: str, **options):
         stream = None
     if stream is None or stream.codec_context is None:
         container.close()
-        raise ValueError(f"{path}: {'FFmpeg has no decoder for its' if stream else 'has no'} video stream")
+        lack = "FFmpeg has no decoder for its" if stream else "has no"
+        raise ValueError(f"{path}: {lack} video stream")
     return container, stream
 
 
@@ -96,11 +98,11 @@ def cached_by_file(function):
 
 @cached_by_file
 def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Times of all frames in display order, and of the key frames, in the stream's unit, from packets.
+    """Times of all frames in display order, and of the key frames, in the stream's unit.
 
-    Frame i of a full decode appears at the i-th time. Where packets do not tell (bare streams, joined
-    ones, .mpg, B-frames of AVI and ASF), frames can only be counted from the start: the times are
-    0, 1, 2, ..., the key frames None.
+    Frame i of a full decode appears at the i-th time. Where packets do not tell (bare streams,
+    joined ones, .mpg, B-frames of AVI and ASF), frames can only be counted from the start: the
+    times are 0, 1, 2, ..., the key frames None.
     """
     container, stream = open_container(path)
     with container:
@@ -126,7 +128,7 @@ def packet_index(path: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def refuse_outside(path: str, seconds: float) -> None:
-    """ValueError where a clip lies more than a second before the start (negative) or beyond the end."""
+    """ValueError where a clip lies more than a second before the start (< 0) or after the end."""
     if abs(seconds) > 1:
         side = "beyond its end" if seconds > 0 else "before its start"
         raise ValueError(f"{path}: a clip is asked for {abs(seconds):.1f} s {side}; "
@@ -156,7 +158,7 @@ class VideoReader:
     def _restart(self) -> None:
         self.decoder, self.count, self.ended = self._decode(), 0, False
         self.buffer: list[tuple] = []                        # (position, frame), in display order
-        self.pixels: dict = {}                               # position -> RGB of the frames returned
+        self.pixels: dict = {}                               # position -> RGB of frames returned
 
     def close(self) -> None:
         self.container.close()
@@ -193,7 +195,8 @@ class VideoReader:
         rate: take the frames on screen stride / rate seconds apart, whatever the video's own rate.
         """
         # in other containers times may be missing or begin anew
-        by_time = rate and not self.counted and self.container.format.name.startswith(("mov", "matro"))
+        timed = self.container.format.name.startswith(("mov", "matro"))
+        by_time = rate and timed and not self.counted
         last = math.inf if by_time else self.times[-1]
         refuse_outside(self.path, second - min(max(second, 0), last))
         if not rate:
@@ -250,7 +253,7 @@ class VideoReader:
             self._decode_one()
             if self.buffer and self.buffer[0][0] <= low:
                 return
-            back = max(2 * back, self.second)                # some containers land late: further back
+            back = max(2 * back, self.second)                # some containers land late
         self.close()
         self._open()
 
@@ -364,7 +367,7 @@ class FolderReader:
 
     def clip_at(self, second: float, frames: int = 8, stride: int = 1,
                 rate: float | None = None) -> np.ndarray:
-        return self.clip(round(second * self.rate), frames, stride)     # AVA's rate is the folder's own
+        return self.clip(round(second * self.rate), frames, stride)     # AVA's rate is its own
 
     def _read(self, index: int) -> np.ndarray:
         self.decoded, self.converted = self.decoded + 1, self.converted + 1
@@ -373,7 +376,8 @@ class FolderReader:
 
 # ---------------------------------------------------------------- either
 
-def open_video(path: str, short_side: int | None = None, multiple: int = 1) -> VideoReader | FolderReader:
+def open_video(path: str, short_side: int | None = None,
+               multiple: int = 1) -> VideoReader | FolderReader:
     """A reader for a video file or a folder of numbered frames."""
     path = os.fspath(path)
     if not os.path.exists(path):
@@ -385,7 +389,7 @@ def read_clip(video: str, frame_idx: int, frames: int = 8, stride: int = 1,
               short_side: int | None = None) -> np.ndarray:
     """(T, H, W, 3) uint8 RGB frames of a video file or folder, `stride` apart, in display order.
 
-    The 0-based frame_idx stands at position T // 2; beyond the ends the first or last frame repeats.
+    The 0-based frame_idx stands at position T // 2; beyond the ends the first or last repeats.
     """
     reader = open_video(video, short_side)
     try:

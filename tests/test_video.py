@@ -385,7 +385,7 @@ def test_a_cover_picture_is_no_video(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         cover = container.add_stream("png", rate=1)
         cover.width, cover.height, cover.pix_fmt = 16, 16, "rgb24"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         container.mux([*cover.encode(av.VideoFrame(16, 16, "rgb24")), *cover.encode(None)])
     with pytest.raises(ValueError, match="has no video stream"):
         read_clip(str(tmp_path / "a.mp4"), 0)
