@@ -112,7 +112,8 @@ def test_a_run_that_is_killed_resumes_to_the_same_bits_and_log_whatever_the_work
     victim.join()
     assert load(tmp_path / "killed" / "last.pt")["step"] < 8, "the run ended before it was killed"
     with open(tmp_path / "killed" / "log.jsonl", "a") as log:
-        log.write('{"step": 3, "lo')                         # a line cut short by the kill
+        # a line that no checkpoint has yet, and one cut short by the kill
+        log.write('{"step": 9, "loss": 0.0}\n{"step": 3, "lo')
     two = run(sets, script, tmp_path / "killed", *recipe, "--resume --workers 2")
     assert two["step"] == 8 and largest_difference(one, two) == 0
     assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(1, 9))
