@@ -349,6 +349,8 @@ def score_files(args: argparse.Namespace) -> list[dict]:
     protocols = args.protocol or ["act" if pickled else "ava"]
     results = []
     for path in args.predictions:
+        if not path or os.path.isdir(path):
+            raise FileNotFoundError(f"--predictions {path!r}: no file")
         beside = [Path(path.removesuffix(".gz")).with_suffix(end) for end in (".pbtxt", ".PBTXT")]
         map_path = args.label_map or next((str(one) for one in beside if one.exists()), None)
         labels = read_label_map(map_path) if map_path else None

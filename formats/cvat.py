@@ -294,6 +294,9 @@ def rows_of(labelled: Labelled, seconds: np.ndarray, size: tuple[int, int], ever
     if len(frames) < len(labelled.frames):
         faults.append(f"labelled up to frame {labelled.frames[-1]}, but {video} has {len(seconds)} "
                       "frames")
+    elif isinstance(frames, range) and len(seconds) > 1.05 * frames[-1] + 2 + frames.step:   # CVAT
+        faults.append(f"labelled up to frame {frames[-1]}, but {video} has {len(seconds)} frames; "
+                      "boxes lie on other frames if it was converted to another rate")
     for frame in frames:
         if seconds[frame] >= last + every - 1e-3:
             last, people[frame] = seconds[frame], []
@@ -318,8 +321,15 @@ def rows_of(labelled: Labelled, seconds: np.ndarray, size: tuple[int, int], ever
             rows.append((video, keyframe))
     if idle:
         faults.append(f"{idle} boxes of people without an action are left out")
-    faults += [f"track {track} lies between keyframes, which are {every:g} seconds apart"
-               for track, entries in labelled.tracks.items() if entries and track not in used]
+    low, high = (labelled.frames[0], labelled.frames[-1]) if len(labelled.frames) else (0, -1)
+    for track, entries in labelled.tracks.items():
+        outside = [frame for frame, _, said in entries if said is not None
+                   and not low <= frame <= high]
+        if outside:
+            faults.append(f"track {track}: its boxes on frames {outside[0]} to {outside[-1]} are "
+                          f"outside the labelled ones, {low} to {high}")
+        elif entries and track not in used:
+            faults.append(f"track {track} lies between keyframes, {every:g} seconds apart")
     return rows
 
 
@@ -360,8 +370,9 @@ def import_labels(paths: list, out, root=None, every: float = 0.5) -> list[str]:
             rows += rows_of(labelled, frame_seconds(str(file)), size, every, name, first)
             faults += [f"{path}: {fault}" for fault in labelled.faults]
     if not any(len(row) > 2 for row in rows[1:]):
-        raise ValueError(f"{', '.join(map(str, paths))}: nothing is labelled: no box has an "
-                         "action; tick what people do in the attributes of their boxes")
+        more = f" ({faults[0]})" if faults else ""
+        raise ValueError(f"{', '.join(map(str, paths))}: nothing is labelled: no box has an action"
+                         f"; tick what people do in the attributes of their boxes{more}")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     if out.exists() and out.read_bytes() != text.getvalue().encode():

@@ -29,7 +29,7 @@ def read_hcstvg(data, split: str = "train", version: int | None = None) -> Annot
     """
     check_split(split, ("train", "val", "test", "all"))
     if split == "all":
-        return merge([read_hcstvg(data, part, version) for part in ("train", "val")])
+        return merge([read_hcstvg(data, part, version or 2) for part in ("train", "val")])
     files, _ = walk(data)
     path = find_json(files, data, split, version)
     table = cached(data, "hcstvg", [path], [split], lambda: hcstvg_table(path))
@@ -50,6 +50,7 @@ def read_descriptions(data, split: str = "train",
                       version: int | None = None) -> list[tuple[str, str]]:
     """(clip, description) of a split, as they stand in the official file."""
     parts, files = ("train", "val") if split == "all" else (split,), walk(data)[0]
+    version = version or (2 if split == "all" else None)
     paths = [find_json(files, data, part, version) for part in parts]
     return [(clip, hcstvg_entry(entry, f"{path}: clip {clip}")[3])
             for path in paths for clip, entry in load_json(path).items()]

@@ -62,6 +62,8 @@ def read_ground_truth(path, labels: dict[int, str] | None = None) -> Annotations
         text = find(rows.texts, list(labels.values()))
         rows.complain(~rows.nobody & (text < 0)[rows.text], lambda row: f"class "
                       f"{rows.texts[rows.text[row]]!r} is not one of the {len(labels)} of the map")
+    if rows.nobody.all():
+        raise ValueError(f"{path}: nobody is annotated: every row names a keyframe alone")
     if not (text >= 0).any():
         raise ValueError(f"{path}: none of its classes ({', '.join(rows.texts[:5])}) is in the "
                          "label map")

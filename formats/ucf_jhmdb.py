@@ -76,7 +76,8 @@ def act_table(path, classes: list[str], split: str, division: int) -> Annotation
              for part in ("train_videos", "test_videos")}
     lists = parts[f"{split}_videos"]
     if not 0 <= division <= len(lists):
-        raise ValueError(f"{path}: there is no split {division} of {len(lists)}; give --split 1")
+        raise ValueError(f"{path}: there is no split {division} of {len(lists)}; give --split 1 "
+                         f"(check_data.py, detect_humans.py: {split}1)")
     if division and (both := set.intersection(*(set(of[division - 1]) for of in parts.values()))):
         raise ValueError(f"{path}: {min(both)} is among both train_videos and test_videos")
     videos = lists[division - 1] if division else list(dict.fromkeys(sum(lists, [])))
@@ -103,8 +104,6 @@ def act_table(path, classes: list[str], split: str, division: int) -> Annotation
                     raise ValueError(f"{where}: a tube of label {label} has frame "
                                      f"{frame[(frame % 1).argmax()]:g}; expected whole numbers")
                 tubes[-1].append((known[label], frame - 1, box))
-        if not by_label:
-            faults.append(f"{path.name}: {video}: listed, but has no boxes")
     return tube_table(path, videos, classes, tubes, n_frames, size, split == "test", faults)
 
 
@@ -185,6 +184,8 @@ def tube_table(path, videos, classes, tubes, n_frames, size, every: bool, faults
             same = np.full((3, keep.sum()), [[v], [label], [person]])
             parts.append((box[keep], frame[keep].astype(int), *same))
             empty[parts[-1][1]] = False
+        if empty.all():
+            faults.append(f"{path.name}: {video}: listed, but has no boxes")
         if every:
             n = empty.sum()
             same = np.full((3, n), [[v], [-1], [-1]])

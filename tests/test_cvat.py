@@ -88,14 +88,17 @@ def test_keyframes_with_nobody_stay_and_idle_people_are_counted(folder):
     idle = box(5, "0 0 50 50") + box(10, "0 0 50 50", outside=1)
     short = jumper(3, box(11, "0 0 9 9"), box(12, "0 0 9 9", outside=1))
     once = jumper(4, box(10, "0 0 20 20"), box(11, "0 0 20 20", outside=1))
-    tracks = f'<track id="0" label="person">{idle}</track>{short}{once}'
+    late = jumper(5, box(20, "0 0 20 20"), box(22, "0 0 20 20", outside=1))
+    tracks = f'<track id="0" label="person">{idle}</track>{short}{once}{late}'
     xml = write_xml(folder / "a.xml", tracks, size=15)
     faults = cvat.import_labels([xml], folder / "train.csv")
     lines = (folder / "train.csv").read_text().splitlines()
     assert lines[1:3] == ["walk.mp4,0.001", "walk.mp4,0.501"] and lines[3].endswith(",4")
     assert [fault.split(": ", 1)[1] for fault in faults] == [
-        "1 boxes of people without an action are left out",
-        "track 3 lies between keyframes, which are 0.5 seconds apart"]
+        "labelled up to frame 14, but walk.mp4 has 30 frames; boxes lie on other frames if it "
+        "was converted to another rate", "1 boxes of people without an action are left out",
+        "track 3 lies between keyframes, 0.5 seconds apart",
+        "track 5: its boxes on frames 20 to 20 are outside the labelled ones, 0 to 14"]
 
 
 def test_the_zip_of_an_export_and_a_task_that_begins_late_are_read(tmp_path):

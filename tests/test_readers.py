@@ -380,6 +380,10 @@ def test_hcstvg_cuts_a_tube_into_equal_parts_in_the_order_of_its_sentences(tmp_p
     write(tmp_path / "b" / "trainv2.json", hcstvg_entries())
     write(tmp_path / "c" / "annos" / "hcstvg_v1" / "test.json", hcstvg_entries())
     assert len(data.read_hcstvg(tmp_path / "b")) == 6
+    write(tmp_path / "c" / "valv2.json", hcstvg_entries())      # "all" is of v2, not of both
+    write(tmp_path / "c" / "train.json", hcstvg_entries())
+    with pytest.raises(FileNotFoundError, match="v2.* is not under"):
+        data.read_hcstvg(tmp_path / "c", "all")
     write(tmp_path / "b" / "trainv2 (1).json", {})
     with pytest.raises(ValueError, match="trainv2 .1..json and .*trainv2.json: which of them"):
         data.read_hcstvg(tmp_path / "b")

@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +14,7 @@ import data
 import engine
 import evaluate
 import ovstad
-from conftest import BASE, NOVEL
+from conftest import BASE, NOVEL, in_processes, main_of
 from formats.proposals import write_proposals
 from table import Detections
 
@@ -53,32 +49,6 @@ def score(checkpoint, out, *flags):
 def run_main(monkeypatch, *argv):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, argv)])
     evaluate.main()
-
-
-FORKED = """
-import os, sys
-import evaluate
-count, port = int(sys.argv.pop(1)), sys.argv.pop(1)
-os.environ |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-for rank in reversed(range(count)):
-    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
-    if rank == 0 or os.fork() == 0:
-        break
-"""
-
-
-def in_processes(count, flags, before=""):
-    """What evaluate.py prints with these flags when `count` processes run it, as under torchrun."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    code = f"{FORKED}{before}\nevaluate.main()"
-    environment = os.environ | {"OMP_NUM_THREADS": "1",
-                                "PYTHONPATH": str(Path(evaluate.__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", code, str(count), port, *flags],
-                          capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture
@@ -242,9 +212,12 @@ def test_a_model_trained_on_a_file_alone_is_tested_on_the_file_beside_it(
 
 # ---------------------------------------------------------------- several processes, interruptions
 
-def test_several_processes_write_the_predictions_of_one_row_for_row(checkpoint, tmp_path):
+def test_several_processes_write_the_predictions_of_one_row_for_row(
+        checkpoint, tmp_path, one_thread, capfd):
     score(checkpoint, tmp_path / "one")
-    out = in_processes(3, flags_of(checkpoint, tmp_path / "many"))     # they have two chunks to do
+    capfd.readouterr()
+    in_processes(3, main_of, evaluate, *flags_of(checkpoint, tmp_path / "many", "--device", "cpu"))
+    out = capfd.readouterr().out                             # they have two chunks to do
     assert out.count("mAP  base") == 1                       # the first process speaks
     one, many = ((tmp_path / name / "predictions.csv").read_bytes() for name in ("one", "many"))
     assert one == many
