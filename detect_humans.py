@@ -511,6 +511,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             raise ValueError(f"--{name.replace('_', '-')} means nothing "
                              f"{'with' if args.finetune else 'without'} --finetune; leave it out")
     args.dataset = args.dataset or data.DATASETS[0]
+    args.videos = list({os.path.realpath(video): video for video in args.videos}.values())
     args.out = args.out or ("runs/humans" if args.finetune else "proposals.csv")
     return args
 

@@ -411,8 +411,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--proposals", nargs="+", metavar="FILE", help="human boxes; two files for ucf-jhmdb if "
         "they are apart; 'ground-truth' for the annotated people; default: proposals.csv in each "
         "set's folder (ov-ava: or LFB's ava_val_predicted_boxes.csv; csv: or ground-truth)")
-    add("--score", type=float, help="lowest proposal score; default: 0.3 for ucf-jhmdb, 0.8 for "
-        "ov-ava (Section 4.1)")
+    add("--score", type=engine.number(0, 1), help="lowest proposal score; default: 0.3 for "
+        "ucf-jhmdb, 0.8 for ov-ava (Section 4.1)")
     add("--beta", type=float, nargs="+", help="fusion ratios, for one pass of the encoder; "
         "default: the checkpoint's, 0 for a baseline")
     add("--prompts", choices=["paper", "official"], default="paper", help="the checkpoint's "
@@ -476,7 +476,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             raise ValueError(f"--beta {beta:g} is not in [0, 1]: 1 is region only, 0 global only")
     betas = [f"{beta:.15g}" for beta in args.beta or []]     # as names of files have them
     paths = [os.path.realpath(path) for path in args.predictions or []]
-    for name, values in (("beta", betas), ("ckpt", args.ckpt or []), ("predictions", paths),
+    ckpts = [os.path.realpath(path) if os.path.exists(path) else path for path in args.ckpt or []]
+    for name, values in (("beta", betas), ("ckpt", ckpts), ("predictions", paths),
                          ("protocol", args.protocol or [])):
         if len(set(values)) < len(values):
             raise ValueError(f"--{name} {' '.join(values)}: one is there twice")

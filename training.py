@@ -196,7 +196,8 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer) -> int:
     path = Path(args.out) / "last.pt"
     if not path.exists():
         log, curve = path.with_name("log.jsonl"), path.with_name("curve.png")
-        if curve.exists() or log.exists() and log.read_bytes()[:8] not in (b"", b'{"step":'):
+        ours = log.exists() and log.read_bytes()[:8] in (b"", b'{"step":')
+        if not ours and (curve.exists() or log.exists()):
             raise ValueError(f"{path.parent}: holds {curve.name if curve.exists() else log.name}, "
                              "and no run of ours; choose another --out")
         kept[0] = (f"no checkpoint was written yet; the first comes at step {args.save_every} "
@@ -205,7 +206,10 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer) -> int:
     if not args.resume:
         raise ValueError(f"{path}: a run is already there; go on with --resume, or choose another "
                          "--out")
-    weights, checkpoint = ovstad.read_weights(path)
+    try:
+        weights, checkpoint = ovstad.read_weights(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace("download it", "delete it, and begin")) from None
     if not {"optimizer", "args", "step"} <= set(checkpoint):
         raise ValueError(f"{path}: holds weights, but no run to go on with; choose another --out")
     check_same_run(path, checkpoint["args"], plain(args))

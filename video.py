@@ -146,7 +146,7 @@ class VideoReader:
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 25)
         self.start, self.second = self.stream.start_time or 0, float(1 / self.stream.time_base)
         self.keys: np.ndarray | None = None                  # positions of key frames, if known
-        self.counted = False                                 # positions are counts
+        self.counted, self.can_seek = False, True            # positions are counts; keys are whole
         self.low = -math.inf                                 # the buffer holds frames from here on
         self.needed = -math.inf                              # frames before may be left undecoded
 
@@ -234,7 +234,7 @@ class VideoReader:
         last = self.buffer[-1][0] if self.buffer else self.start
         if low < self.low:
             return True
-        if low <= last or self.ended or self.counted:
+        if low <= last or self.ended or self.counted or not self.can_seek:
             return False
         if self.keys is None:
             return low - last > self.second
@@ -251,7 +251,11 @@ class VideoReader:
                 break                                        # not seekable: from the start
             self._restart()
             self._decode_one()
-            if self.buffer and self.buffer[0][0] <= low:
+            first, frame = self.buffer[0] if self.buffer else (math.inf, None)
+            # low-latency H.264 refreshes bit by bit: what it calls key frames are no whole pictures
+            if frame and not frame.key_frame and self.stream.codec_context.name == "h264":
+                self.can_seek = False
+            elif first <= low:
                 return
             back = max(2 * back, self.second)                # some containers land late
         self.close()

@@ -402,3 +402,5 @@ def test_files_of_others_in_the_output_folder_stay(world, tmp_path, name):
     with pytest.raises(ValueError, match=f"holds {name}, and no run of ours; choose another --out"):
         run(world, train_align, tmp_path)
     assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')      # last.pt was deleted, to begin again
+    assert run(world, train_align, tmp_path)["step"] == len(lines(tmp_path))

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 SAMPLES = ROOT.parent / "shared" / "samples" / "video"
 
 
-from video import numbered_frames, open_video, packets, read_clip, scaled_size  # noqa: E402
+from video import open_video, packets, read_clip, scaled_size  # noqa: E402
 
 
 # ---------------------------------------------------------------- videos of numbers
@@ -39,8 +39,7 @@ def number_of(picture: np.ndarray) -> int:
 
 
 def write_video(path, frames=60, codec="libx264", rate=25, size=(96, 64), times=None, bframes=2,
-                gop=12, pix_fmt="yuv420p",
-                last=None):
+                gop=12, pix_fmt="yuv420p", last=None, options=None):
     """Encode numbered frames; times: when they appear (ms); last: when one more does (s)."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -48,7 +47,7 @@ def write_video(path, frames=60, codec="libx264", rate=25, size=(96, 64), times=
         stream.codec_context.gop_size = gop
         if codec == "libx264":
             # key frames where gop says, not at every cut
-            stream.options = {"sc_threshold": "0"}
+            stream.options = {"sc_threshold": "0", **(options or {})}
         if codec not in ("libvpx-vp9", "libsvtav1"):
             stream.codec_context.max_b_frames = bframes
         if times is not None:
@@ -250,6 +249,17 @@ def test_frames_may_stand_for_seconds(tmp_path):
     path = write_video(tmp_path / "v.mp4", 30, rate=Fraction(1, 4))
     for second in range(0, 117, 7):
         assert number_of(open_video(path).clip_at(second, 1, 1, rate=30)[0]) == second // 4
+
+
+def test_pictures_that_are_refreshed_bit_by_bit_are_read_from_a_whole_one(tmp_path):
+    path = write_video(tmp_path / "v.mp4", 100, bframes=0, gop=20, options={"intra-refresh": "1"})
+    full, _ = decode_all(path)
+    for i in (30, 60, 95):
+        assert np.array_equal(read_clip(path, i, 1)[0], full[i])
+    reader = open_video(path)
+    for i in range(0, 100, 10):
+        assert np.array_equal(reader.clip(i, 1)[0], full[i])
+    assert reader.decoded <= 105 and reader.seeks == 1       # in order it tries that only once
 
 
 def test_a_file_that_was_replaced_is_indexed_anew(tmp_path):
