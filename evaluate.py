@@ -43,7 +43,8 @@ import engine
 import ovstad
 from baselines import load_model
 from benchmarks import BENCHMARKS, PROTOCOL, TestSet, read_benchmark, read_splits
-from diagnosis import check_names, diagnose, mean_and_spread, means, percent, print_table
+from diagnosis import (check_names, diagnose, mean_and_spread, means, on_keyframes, percent,
+                       print_table)
 from draw import ap_bars
 from formats.files import read_label_map, replacing
 from formats.predictions import (LAYOUT, read_excluded, read_ground_truth, read_novel,
@@ -374,10 +375,12 @@ def score_files(args: argparse.Namespace) -> list[dict]:
         one = TestSet(path, truth, splits, args.novel and read_novel(args.novel, truth),
                       args.exclude and read_excluded(args.exclude, truth), left_out)
         check_names(path, truth, found)
-        if pickled:                                          # it lists all test videos
+        if pickled:                                          # it lists all frames of test videos
             known = np.isin(found.video, truth.video)
+            there = on_keyframes(truth, found)
             left_out["on videos that the ground truth lacks"] = int((~known).sum())
-            found = found.select(known)
+            left_out["on frames beyond their video's end"] = int((known & ~there).sum())
+            found = found.select(there)
         named = np.append(*(keyframe_key(rows.video, rows.keyframe) for rows in (truth, found)))
         if args.exclude and not np.isin(keyframe_key(*one.excluded), named).any():
             print(f"{args.exclude}: none of its keyframes is in the ground truth or the "

@@ -153,6 +153,8 @@ def add_track(video: Labelled, track: ET.Element, kinds: dict[str, str], path) -
         values |= {one.get("name"): (one.text or "").strip() for one in shape.iter("attribute")}
         outside = shape.get("outside") == "1"
         said = None if outside else actions_of(track.get("label"), values, kinds)
+        if frame in entries:
+            raise ValueError(f"{path}: {where}: has two boxes; a track is one person")
         entries[frame] = frame, box, said
     number = int(track.get("id", "")) if track.get("id", "").isdecimal() else -1
     if number < 0 or number in video.tracks:

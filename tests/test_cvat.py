@@ -252,6 +252,7 @@ def test_an_import_never_overwrites_another_file(folder):
     (f'<track id="0" label="person">{box(0, "0 0 9 9", moves="a&#10;b")}</track>', 1, 100,
      "not imported; .*a line break inside a cell"),
     (f'<track id="0" label="person">{box(0, "0 0 9 9")}</track>', 1, 100, "nothing is labelled"),
+    (jumper(1, box(0, "0 0 9 9"), box(0, "9 9 19 19")), 1, 100, "track 1, frame 0: has two boxes"),
     (TRACKS, 1, 150, "was labelled on a picture of 200x150, but .*walk.mp4 has 200x100")])
 def test_an_import_that_would_be_wrong_writes_nothing(folder, tracks, times, side, says):
     xml = Path(write_xml(folder / "a.xml", tracks))

@@ -123,16 +123,18 @@ def test_the_three_splits_of_jhmdb_are_the_default_and_give_each_and_the_mean(ru
     rows = [f"{video},{f},{box},21,{20 - f}\n" for video, box, last in
             zip([*videos, "wave/train"], [right, right, small, right], [20, 10, 20, 20])
             for f in range(1, last + 1)]
+    rows += [f"{one},21,{right},21,99\n"]                    # the video has 20 frames
     (files / "p.csv").write_text("".join(rows))
     pickled = "--predictions p.csv --ground-truth JHMDB-GT.pkl"
     status, out, err = run(pickled, "--video-map --json r.json")
     assert status == 0 and "mean of 3, act: all 58.33  standard deviation all 52.04" in out
-    assert "p.csv: 20 of 70 detections are on keyframes" in err and "(yours: wave/train;" in err
+    assert "p.csv: 21 of 71 detections are on keyframes" in err and "(yours: wave/train;" in err
     *each, mean = json.loads((files / "r.json").read_text())
     assert [result["mean_ap"]["all"] for result in each] == [1.0, 0.75, 0.0]
     assert [result["test_split"] for result in each] == [1, 2, 3] and each[0]["keyframes"] == 20
     assert each[0]["left_out"] == {"of classes that are not evaluated": 0,
                                    "on videos that the ground truth lacks": 20,
+                                   "on frames beyond their video's end": 1,
                                    "on videos of other splits": 30}
     assert each[0]["video_map"]["map"] == {"0.2": 1.0, "0.5": 1.0, "0.5:0.95": 1.0}
     for split, ap in (("1", 1.0), ("2 3", 0.375)):
