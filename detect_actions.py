@@ -15,7 +15,8 @@ through) and, with --json, NAME.json. A camera or live stream never falls behind
 which there is no time are left out and counted, and no MP4 is drawn unless --video asks for it.
 --json - writes each person on a keyframe to standard output at once. Ctrl-C ends the video there
 and leaves these files whole. NAME.done says that the video is complete, NAME.unfinished that it is
-not. Memory does not grow with the video.
+not; the next run on this video into the same folder removes all files of the earlier one. Memory
+does not grow with the video.
 
 What a score means. --calibration background: the share of the word in a softmax over the word and a
 background of generic prompts ("a person", "a person standing still", ...), each word on its own: at

@@ -212,6 +212,9 @@ def resume(args: argparse.Namespace, model: torch.nn.Module, optimizer) -> int:
         raise ValueError(str(error).replace("download it", "delete it, and begin")) from None
     if not {"optimizer", "args", "step"} <= set(checkpoint):
         raise ValueError(f"{path}: holds weights, but no run to go on with; choose another --out")
+    if set(checkpoint["args"]) - set(plain(args)):
+        raise ValueError(f"{path}: is a run of stage {checkpoint['stage']}, not of this script; "
+                         "choose another --out")
     check_same_run(path, checkpoint["args"], plain(args))
     try:
         model.load_state_dict(weights)

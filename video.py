@@ -310,7 +310,8 @@ def numbered_frames(folder: str) -> list[str]:
     for entry in os.scandir(folder):
         stem, suffix = os.path.splitext(entry.name)
         digits = re.findall(r"\d+", stem)
-        if suffix.lower() in (".jpg", ".jpeg", ".png") and digits:
+        is_picture = suffix.lower() in (".jpg", ".jpeg", ".png") and not stem.startswith(".")
+        if is_picture and digits:
             numbered.append((int(digits[-1]), entry.path))
     if not numbered:
         raise ValueError(f"{folder}: a folder without numbered .jpg or .png frames; "

@@ -404,3 +404,5 @@ def test_files_of_others_in_the_output_folder_stay(world, tmp_path, name):
     assert (tmp_path / name).read_text() == "mine"
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n')      # last.pt was deleted, to begin again
     assert run(world, train_align, tmp_path)["step"] == len(lines(tmp_path))
+    with pytest.raises(ValueError, match="is a run of stage align, not of this script"):
+        run(world, train_finetune, tmp_path, "--resume")

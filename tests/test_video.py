@@ -301,6 +301,7 @@ def test_a_folder_of_numbered_frames_is_a_video(tmp_path, suffix, first):
     for number in range(12):
         Image.fromarray(numbered_frame(number)).save(tmp_path / f"img_{number + first:05d}.{suffix}", quality=95)
     (tmp_path / "notes.txt").write_text("not a frame")
+    (tmp_path / f"._img_00003.{suffix}").write_text("what a Mac leaves")
     assert [number_of(picture) for picture in read_clip(str(tmp_path), 3, 8, 2)] == [0, 0, 0, 1, 3, 5, 7, 9]
     reader = open_video(str(tmp_path))
     assert number_of(reader.clip_at(0.2, frames=1)[0]) == 6  # 30 frames a second
