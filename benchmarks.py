@@ -13,10 +13,9 @@ import numpy as np
 
 import data
 import engine
-from formats.proposals import read_proposals
+from formats.proposals import checked_proposals
 from formats.ucf_jhmdb import JHMDB_21
-from metric import people_of
-from table import Annotations, Detections, keyframe_key
+from table import Annotations, Detections, people_of
 
 
 @dataclass
@@ -105,7 +104,7 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
                                        one.truth.box[rows].astype(np.float32),
                                        np.ones(len(rows), np.float32))
         else:
-            one.proposals = read_people(path, one.truth, min_score, one.name)
+            one.proposals = checked_proposals(path, one.truth, min_score, one.name)
             one.min_score = min_score
     return benchmark, [one for _, one in sets]
 
@@ -122,33 +121,6 @@ def read_splits(read, wanted: list[int] | None) -> tuple[Annotations, dict[int, 
     splits = {split: np.flatnonzero(np.isin(truth.videos, read(split).videos))
               for split in wanted or (1, 2, 3)}
     return truth.select(np.isin(truth.video, np.concatenate([*splits.values()]))), splits
-
-
-def read_people(path: str, truth: Annotations, min_score: float, name: str) -> Detections:
-    """The proposals of that score in a file, of scripts that need people on all keyframes.
-
-    ValueError if many videos of the truth have no row there; notes where some have none.
-    """
-    everything = read_proposals(path, truth)
-    proposals = everything.select(everything.score >= min_score)
-    if not len(proposals):
-        raise ValueError(f"{path}: no box of score {min_score:g} or more on a keyframe of {name}; "
-                         "give a lower --score")
-    videos, without = np.unique(truth.video), np.setdiff1d(truth.video, everything.video)
-    if len(without):
-        lack = (f"{name}: {len(without)} of {len(videos)} videos have no row in {path}, such as "
-                f"{truth.videos[without[0]]}")
-        if len(without) > len(videos) / 4:                   # our judgement: it is of other videos
-            raise ValueError(f"{lack}; find the people in all of them")
-        if engine.is_main():
-            print(f"{lack}; whoever is in them is missed", file=sys.stderr)
-    rows = people_of(truth)
-    keys = np.unique(keyframe_key(truth.video[rows], truth.keyframe[rows]))
-    lack = ~np.isin(keys, keyframe_key(everything.video, everything.keyframe))
-    if 10 * lack.sum() > len(keys) and engine.is_main():     # our judgement: not the detector alone
-        print(f"{name}: {lack.sum()} of {len(keys)} keyframes with people have no row in {path}; "
-              "whoever is on them is missed", file=sys.stderr)
-    return proposals
 
 
 def boxes_beside(folder: str, benchmark: str) -> str:

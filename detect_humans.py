@@ -37,8 +37,7 @@ import data
 import engine
 import ovstad
 import training
-from benchmarks import read_people
-from formats.proposals import write_proposals
+from formats.proposals import checked_proposals, write_proposals
 from metric import box_report
 from stream import LEAP
 from table import Annotations, Detections, make_annotations
@@ -529,7 +528,7 @@ def main() -> None:
                   "--out proposals.csv")
     elif args.measure:
         table = data.read_dataset(**vars(args))
-        print_measures(measure(table, read_people(args.measure, table, 0, args.dataset)))
+        print_measures(measure(table, checked_proposals(args.measure, table, 0, args.dataset)))
     else:
         with engine.alone(f"{args.out}.lock", engine.is_main()):
             detect(args)

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from metric import (box_report, frame_map, mean_of, number_keyframes, overlapping_pairs,
-                    people_of)
-from table import Annotations, Detections, box_iou, distinct, keyframe_key
+from metric import box_report, frame_map, mean_of, number_keyframes, overlapping_pairs
+from table import Annotations, Detections, box_iou, distinct, keyframe_key, people_of
 
 # ---------------------------------------------------------------- the table
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from table import (Annotations, Detections, box_iou, distinct, in_official_units, keyframe_key,
-                   official_ids)
+                   official_ids, people_of)
 
 
 # ---------------------------------------------------------------- frame mAP
@@ -222,12 +222,6 @@ def match(pairs, people: int, detections: int, remove: bool) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- boxes alone
-
-def people_of(truth: Annotations) -> np.ndarray:
-    """Rows of the annotated people, each once: the distinct boxes of each keyframe."""
-    rows = np.flatnonzero(truth.box.any(axis=1))             # one without a box names its keyframe
-    return rows[distinct(keyframe_key(truth.video[rows], truth.keyframe[rows]), truth.box[rows])]
-
 
 def box_report(truth: Annotations, proposals: Detections, protocol: str = "ava",
                iou: float = 0.5) -> dict:

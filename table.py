@@ -161,6 +161,12 @@ def distinct(*columns: np.ndarray) -> np.ndarray:
     return mask
 
 
+def people_of(truth: Annotations) -> np.ndarray:
+    """Rows of the annotated people, each once: the distinct boxes of each keyframe."""
+    rows = np.flatnonzero(truth.box.any(axis=1))             # one without a box names its keyframe
+    return rows[distinct(keyframe_key(truth.video[rows], truth.keyframe[rows]), truth.box[rows])]
+
+
 # ---------------------------------------------------------------- any mix of tables
 
 def exclude_videos(annotations: Annotations, ids: set[str]) -> Annotations:

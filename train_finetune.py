@@ -25,8 +25,7 @@ import data
 import engine
 import ovstad
 import training
-from benchmarks import read_people
-from formats.proposals import add_proposals
+from formats.proposals import add_proposals, checked_proposals
 from table import Annotations
 
 # Section 4.1; a set of your own is treated as UCF101-24
@@ -69,8 +68,8 @@ def read_finetuning(args: argparse.Namespace) -> tuple[Annotations, list[str]]:
     table = replace(table, texts=[table.texts[i] for i in base], text=label[table.text],
                     ids=None if table.ids is None else [table.ids[i] for i in base])
     if args.proposals:
-        table = add_proposals(table, read_people(args.proposals, table, args.score, args.dataset),
-                              keep_unmatched=args.unmatched == "negative")
+        proposals = checked_proposals(args.proposals, table, args.score, args.dataset)
+        table = add_proposals(table, proposals, keep_unmatched=args.unmatched == "negative")
     return data.present(table), novel
 
 

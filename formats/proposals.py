@@ -17,7 +17,8 @@ import numpy as np
 
 from formats.files import array_of, check_kind, check_pixels, field, load_pickle, replacing
 from formats.rows import Rows, find, read_rows
-from table import Annotations, Detections, box_iou, clip_boxes, distinct, keyframe_key
+from table import (Annotations, Detections, box_iou, clip_boxes, distinct, keyframe_key,
+                   people_of)
 
 
 def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> Detections:
@@ -57,6 +58,33 @@ def read_proposals(path, annotations: Annotations, min_score: float = 0.0) -> De
     rows, at = rows[once], at[once]
     return Detections(annotations.video[at], annotations.keyframe[at], box[rows].astype(np.float32),
                       score[rows].astype(np.float32))
+
+
+def checked_proposals(path: str, truth: Annotations, min_score: float, name: str) -> Detections:
+    """The proposals of that score in a file, of scripts that need people on all keyframes.
+
+    ValueError if many videos of the truth have no row there; notes where some have none.
+    """
+    everything, speaks = read_proposals(path, truth), os.environ.get("RANK", "0") == "0"
+    proposals = everything.select(everything.score >= min_score)
+    if not len(proposals):
+        raise ValueError(f"{path}: no box of score {min_score:g} or more on a keyframe of {name}; "
+                         "give a lower --score")
+    videos, without = np.unique(truth.video), np.setdiff1d(truth.video, everything.video)
+    if len(without):
+        lack = (f"{name}: {len(without)} of {len(videos)} videos have no row in {path}, such as "
+                f"{truth.videos[without[0]]}")
+        if len(without) > len(videos) / 4:                   # our judgement: it is of other videos
+            raise ValueError(f"{lack}; find the people in all of them")
+        if speaks:
+            print(f"{lack}; whoever is in them is missed", file=sys.stderr)
+    rows = people_of(truth)
+    keys = np.unique(keyframe_key(truth.video[rows], truth.keyframe[rows]))
+    bare = ~np.isin(keys, keyframe_key(everything.video, everything.keyframe))
+    if 10 * bare.sum() > len(keys) and speaks:              # our judgement: not the detector alone
+        print(f"{name}: {bare.sum()} of {len(keys)} keyframes with people have no row in {path}; "
+              "whoever is on them is missed", file=sys.stderr)
+    return proposals
 
 
 def proposal_rows(path, annotations: Annotations | None = None):
