@@ -83,8 +83,9 @@ def read_benchmark(args: argparse.Namespace, record: dict, ckpt: str) -> tuple[s
             listed = set(novel) & set(truth.texts)
             novel = [name for name in truth.texts if name not in record["base"]]
             if listed and listed != set(novel) and engine.is_main():
-                print(f"novel.txt names {sorted(listed)}, but {ckpt} was trained without "
-                      f"{novel}: these are novel here; --novel decides otherwise", file=sys.stderr)
+                print(f"novel.txt names {', '.join(sorted(listed))}, but {ckpt} was trained "
+                      f"without {', '.join(novel) or 'leaving out any class'}, which decides what "
+                      "is novel; --novel FILE decides otherwise", file=sys.stderr)
         beside = folder or (Path(args.csv).parent if args.csv else "data/csv")
         sets = [(beside, TestSet("csv", truth, novel=novel))]
 

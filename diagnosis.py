@@ -93,7 +93,7 @@ def check_names(path, truth: Annotations, found: Detections) -> None:
         print(f"{path}: {lack.sum()} of {len(keys)} keyframes with people have no detection",
               file=sys.stderr)
     for what, columns in (
-            ("annotated boxes", (key, labelled.text, *labelled.box.T)),
+            ("boxes of the ground truth", (key, labelled.text, *labelled.box.T)),
             ("detections", (found_key, found.label, found.score, *found.box.T))):
         if again := repeats(columns):                        # the official tools count them, too
             print(f"{path}: {again} {what} are there twice, with the same class, and count each "
@@ -193,7 +193,7 @@ def diagnose(truth: Annotations, found: Detections, protocol: str, iou: float = 
     now = frame_map(truth, found, protocol, iou)["mean_ap"]["all"] or 0
     lines.append(f"if labels were ignored: AP {100 * alone['ap']:.1f}, "
                  f"recall {100 * alone['recall']:.1f}"
-                 + "; the boxes are good, look at the classes" * (alone["ap"] > max(2 * now, 0.1)))
+                 + "; the boxes are good, look at the classes" * (alone["ap"] > max(2 * now, 0.5)))
     never = [truth.texts[label] for label in np.setdiff1d(truth.text[truth.text >= 0], found.label)]
     if never:
         lines.append(f"{len(never)} of {len(truth.texts)} classes are never predicted, such as "

@@ -74,11 +74,11 @@ def draw_people(rgb: np.ndarray, people: list[tuple[int, np.ndarray, list[str]]]
 
     fitting = max(int(len(legend) * W / font.getlength(legend)) - 2, 8)
     legend = textwrap.shorten(legend, fitting, placeholder=" ...")
-    canvas.rectangle((0, H - line, font.getlength(legend) + size / 2, H), fill="black")
-    canvas.text((size / 4, H - line), legend, "white", font)
     for track, box, _ in people:
         corners = (box * [W, H, W, H]).round().tolist()
         canvas.rectangle(corners, outline=colour_of(track), width=thick)
+    canvas.rectangle((0, H - line, font.getlength(legend) + size / 2, H), fill="black")
+    canvas.text((size / 4, H - line), legend, "white", font)
     taken = []
     for track, box, said in people:
         text = f"#{track}  " + "\n".join(said)

@@ -40,7 +40,7 @@ def test_rows_that_are_there_twice_and_keyframes_without_detections_are_told(per
     check_names("p.csv", truth, found.select(np.repeat(np.arange(30), 2)))
     assert "30 detections are there twice" in capsys.readouterr().err
     check_names("p.csv", truth.select(np.repeat(np.arange(30), 2)), found)
-    assert "30 annotated boxes are there twice" in capsys.readouterr().err
+    assert "30 boxes of the ground truth are there twice" in capsys.readouterr().err
     check_names("p.csv", truth, found.select(np.arange(30) % 6 < 3))
     assert "5 of 10 keyframes with people have no detection" in capsys.readouterr().err
 

@@ -31,6 +31,13 @@ def test_legend_and_labels_stay_inside_small_and_large_pictures():
             assert (picture == draw.colour_of(track)).all(axis=2)[:, int(x * size[1]) - 9:].any()
 
 
+def test_a_box_that_reaches_the_legend_leaves_it_legible():
+    grey, box = np.full((240, 320, 3), 99, np.uint8), np.array([0, 0.2, 0.02, 1])
+    alone, beside = (draw.draw_people(grey, people, "from 0.5 on: wave")
+                     for people in ([], [(1, box, ["wave 0.90"])]))
+    assert (alone[-12:, :60] == beside[-12:, :60]).all() and (alone != beside).any()
+
+
 def test_a_font_is_taken_that_has_the_letters_and_missing_ones_are_told():
     assert draw.choose_font("wave") == (None, "")
     cyrillic, nowhere = "\u0434", "\U0010fffe"

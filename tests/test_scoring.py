@@ -128,7 +128,7 @@ def test_base_and_novel_are_divided_as_the_checkpoint_says_and_the_file_scores_t
     other = changed(checkpoint, tmp_path / "last.pt", base=sorted({*BASE, "jumping"} - {"waving"}))
     split = {entry["name"]: entry["split"] for entry in score(other, tmp_path)[0]["classes"]}
     assert split["waving"] == "novel" and split["jumping"] == "base"
-    assert "novel.txt names ['jumping', 'lying down', 'sitting'], but" in capsys.readouterr().err
+    assert "novel.txt names jumping, lying down, sitting, but" in capsys.readouterr().err
 
 
 def test_people_whom_the_detector_missed_lower_the_mean(world, checkpoint, tmp_path):
