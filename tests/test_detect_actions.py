@@ -44,9 +44,9 @@ def rows_of(path: Path) -> list[list[str]]:
 
 
 def is_outlined(track: int, picture: np.ndarray, box) -> bool:
-    """Whether the middle of the lower edge of a person's box has about the person's colour."""
+    """Whether the middle of the right edge of a person's box has about the person's colour."""
     height, width = picture.shape[:2]
-    y, x = round(box[3] * height), round((box[0] + box[2]) / 2 * width)
+    y, x = round((box[1] + box[3]) / 2 * height), round(box[2] * width)
     patch = picture[max(y - 2, 0):y + 2, max(x - 2, 0):x + 3].reshape(-1, 3).astype(int)
     return bool((np.abs(patch - draw.colour_of(track)).sum(axis=1) < 150).any())
 
